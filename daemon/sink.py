@@ -1,0 +1,26 @@
+"""What a sink of restored frames is.
+
+Knows no transport: each kind of sink is a module of its own.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .frame import Frame
+
+
+class Sink(Protocol):
+    """Takes the restored frames of one stream, in order."""
+
+    def lend(self, frame: Frame) -> NDArray[np.uint8]:
+        """A buffer (H, W, 3) of `frame`'s size for the restored pixels, valid until it comes back in `send`."""
+
+    def send(self, frame: Frame) -> None:
+        """Deliver a frame whose `pixels` are the buffer lent last. Raises SinkError."""
+
+    def close(self) -> None:
+        """Finish what was sent. Called once, also after an error."""

@@ -1,0 +1,58 @@
+"""The engine that changes nothing: for dry runs, and to measure everything around an engine.
+
+Knows no model: it takes the stride and overlap of the one it stands in for, and leaves its network out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from .model import Model
+from .protocol import EngineOptions, EngineSpec, Frames, Result, State, Ticket, check_batch
+from .slots import Slots
+
+
+class _Done:
+    """A ticket whose result is there from the start."""
+
+    def __init__(self, result: Result) -> None:
+        self._result = result
+
+    def result(self) -> Result:
+        return self._result
+
+
+class IdentityEngine:
+    """Returns each batch as it came, without a copy; states come back as they were given."""
+
+    def __init__(self, model: Model, options: EngineOptions) -> None:
+        manifest = model.manifest
+        side = max(manifest.stride, options.tile_px // manifest.stride * manifest.stride)
+        self.spec = EngineSpec(
+            model="identity",
+            backend="identity",
+            stride=manifest.stride,
+            tile=(side, side),
+            fixed_tile=False,
+            overlap_px=manifest.overlap_px,
+            max_batch=4,
+            slots=options.slots,
+            recurrent=bool(manifest.states),
+        )
+        self._slots = Slots(range(options.slots))
+
+    def submit(self, batch: Frames, states: Sequence[State | None] | None = None) -> Ticket:
+        check_batch(self.spec, batch, states)
+        slot = self._slots.take()
+        return _Done(Result(batch, tuple(states or [None] * len(batch)), lambda: self._slots.give(slot)))
+
+    def close(self) -> None:
+        self._slots.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()

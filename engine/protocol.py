@@ -1,0 +1,141 @@
+"""What an engine is: one batch of frames in, one batch out, several in flight.
+
+Knows no video, no sockets and no back-end; every back-end implements `Engine`, everybody else uses only it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import EngineError
+
+Frames = NDArray[np.uint8]
+"""A batch of RGB frames, (N, H, W, 3)."""
+
+State = object
+"""The hidden state of one batch item after a frame: an opaque handle, which may live on a device.
+
+A recurrent model takes the handles that the frame before returned. `None` starts a history afresh."""
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How an engine runs.
+
+    device: the back-end's own device name, e.g. `CPU`.
+    precision: `auto` takes the fastest that the model's measurements allow; `f32` and `bf16` insist.
+    slots: batches in flight.
+    tile_px: greatest side of a tile; larger frames are cut.
+    goal: `latency` gives all cores to one frame, `throughput` a core each to several.
+    """
+
+    device: str = "CPU"
+    precision: str = "auto"
+    slots: int = 2
+    tile_px: int = 2048
+    goal: str = "latency"
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """What a loaded engine takes.
+
+    model: id of the model, e.g. `fast`.
+    backend: name of the back-end, and after a slash what it runs on, e.g. `openvino/CPU bf16`.
+    stride: H and W of a batch must be multiples of this.
+    tile: greatest (H, W) of a batch. With `fixed_tile`, the only one.
+    overlap_px: how far a pixel's neighbourhood reaches; tiles overlap by at least this.
+    max_batch: greatest N.
+    slots: batches that may be in flight; one more `submit` waits.
+    recurrent: whether states are taken and given.
+    """
+
+    model: str
+    backend: str
+    stride: int
+    tile: tuple[int, int]
+    fixed_tile: bool
+    overlap_px: int
+    max_batch: int
+    slots: int
+    recurrent: bool
+
+
+class Result:
+    """What a batch gave. The slot's buffers are lent: `frames` is valid until `release`, or the end of `with`.
+
+    frames: uint8 RGB (N, H, W, 3), as submitted.
+    states: one handle per batch item; of a model without history, None each. Handles outlive the release.
+    """
+
+    def __init__(self, frames: Frames, states: Sequence[State | None], release: Callable[[], None]) -> None:
+        self.frames = frames
+        self.states = states
+        self._release: Callable[[], None] | None = release
+
+    def release(self) -> None:
+        """Give the slot back; later calls do nothing."""
+        release, self._release = self._release, None
+        if release:
+            release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.release()
+
+
+class Ticket(Protocol):
+    """A batch in flight."""
+
+    def result(self) -> Result:
+        """Wait for the batch. Raises EngineError if it failed; then the slot is free again."""
+
+
+class Engine(Protocol):
+    """A loaded model on a back-end. Threads may share it; `submit` keeps no order among them."""
+
+    @property
+    def spec(self) -> EngineSpec: ...
+
+    def submit(self, batch: Frames, states: Sequence[State | None] | None = None) -> Ticket:
+        """Start a batch; waits while all slots are taken.
+
+        The caller must leave `batch` unchanged until the ticket's result is there. `states` gives one handle
+        per item; None starts them all afresh. Raises EngineError for a batch that the spec forbids, and
+        after `close`.
+        """
+
+    def close(self) -> None:
+        """Wait for what is in flight, then free everything. A waiting `submit` raises EngineError."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None: ...
+
+
+def check_batch(spec: EngineSpec, batch: Frames, states: Sequence[State | None] | None) -> None:
+    """Refuse a batch that `spec` forbids; every back-end calls it first."""
+    if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[3] != 3:
+        raise EngineError(f"a batch must be uint8 (N, H, W, 3), got {batch.dtype} {batch.shape}")
+    count, height, width, _ = batch.shape
+    if not 1 <= count <= spec.max_batch:
+        raise EngineError(f"a batch must hold 1 to {spec.max_batch} frames, got {count}")
+    if height % spec.stride or width % spec.stride or not height or not width:
+        raise EngineError(f"height and width must be multiples of {spec.stride}, got {height}x{width}")
+    if height > spec.tile[0] or width > spec.tile[1] or (spec.fixed_tile and (height, width) != spec.tile):
+        rule = "exactly" if spec.fixed_tile else "at most"
+        raise EngineError(f"a tile must be {rule} {spec.tile[0]}x{spec.tile[1]}, got {height}x{width}")
+    if states is not None and len(states) != count:
+        raise EngineError(f"states must be one per frame ({count}), got {len(states)}")
+
+

@@ -1,0 +1,190 @@
+"""Train a network on pairs that are made on the fly; stop and resume anywhere.
+
+Knows the loop: schedule, optimizer, averaging, checkpoints. Blurs, pictures and networks are other modules.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Subset
+
+from . import checkpoint
+from .blur import Degradation
+from .data import MARGIN_PX, PairDataset, PictureStore, find_pictures, read_split, split_by_origin
+from .errors import ExportError
+from .network import RestoreNet, RestoreNetConfig
+
+log = logging.getLogger(__name__)
+
+
+class TrainConfig(BaseModel):
+    """Everything that decides what a run learns; written into each checkpoint."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    recipe: Literal["restore"] = "restore"
+    network: RestoreNetConfig = RestoreNetConfig()
+    blurs: dict[str, float] = Field(default_factory=lambda: dict(Degradation().weights))
+    steps: int = Field(30_000, ge=1)
+    batch: int = Field(16, ge=1)
+    patch: int = Field(128, ge=32)
+    learning_rate: float = Field(1e-3, gt=0)
+    warmup_steps: int = Field(300, ge=0)
+    weight_decay: float = Field(1e-4, ge=0)
+    clip_norm: float = Field(0.5, gt=0)
+    average_decay: float = Field(0.999, ge=0, lt=1)
+    spectral_weight: float = Field(0.05, ge=0)
+    seed: int = 0
+
+
+class RestoreLoss(nn.Module):
+    """Charbonnier distance, plus the L1 distance of the spectra, which pulls at what blur removes.
+
+    Weighted as in MIMO-UNet (Cho et al., arXiv 2108.05054): `spectral_weight` times a mean over the spectrum
+    of an orthonormal transform.
+    """
+
+    def __init__(self, spectral_weight: float) -> None:
+        super().__init__()
+        self.spectral_weight = spectral_weight
+
+    def forward(self, restored: Tensor, sharp: Tensor) -> Tensor:
+        difference = restored.float() - sharp
+        loss = torch.sqrt(difference.square() + 1e-6).mean()
+        if self.spectral_weight:
+            spectrum = torch.fft.rfft2(difference, norm="ortho")
+            loss = loss + self.spectral_weight * torch.view_as_real(spectrum).abs().mean()
+        return loss
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """Linear warm-up, then a cosine down to a hundredth."""
+    warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
+    cosine = 0.5 * (1 + np.cos(np.pi * min(1.0, step / config.steps)))
+    return float(config.learning_rate * warm * (0.01 + 0.99 * cosine))
+
+
+class Trainer:
+    """A run: a network, its moving average and its optimizer, at some step."""
+
+    def __init__(self, config: TrainConfig, device: str) -> None:
+        torch.manual_seed(config.seed)
+        self.config, self.device, self.step = config, torch.device(device), 0
+        self.network = RestoreNet(config.network).to(self.device, memory_format=torch.channels_last)
+        self.average = deepcopy(self.network).requires_grad_(False)
+        self.loss = RestoreLoss(config.spectral_weight)
+        self.optimizer = torch.optim.AdamW(
+            self.network.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay
+        )
+
+    def learn(self, blurred: Tensor, sharp: Tensor) -> float:
+        """One step on uint8 (N, H, W, 3) pictures; returns the loss."""
+        x, y = (t.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float() / 255 for t in (blurred, sharp))
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.config, self.step)
+        # bfloat16 halves the step where the processor has it, and needs no loss scaling.
+        with torch.autocast(self.device.type, torch.bfloat16):
+            restored = self.network(x)
+        loss: Tensor = self.loss(restored, y)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_norm)
+        self.optimizer.step()
+        self.step += 1
+        decay = min(self.config.average_decay, self.step / (self.step + 10))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.average.parameters()), list(self.network.parameters()), 1 - decay)
+        return loss.item()
+
+    def save(self, run: Path, data: dict[str, Any]) -> Path:
+        names = [name for name, _ in self.network.named_parameters()]
+        training = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
+        for name, moments in zip(names, self.optimizer.state_dict()["state"].values(), strict=False):
+            training |= {f"moments.{name}.{key}": value for key, value in moments.items()}
+        info = {
+            "recipe": self.config.recipe,
+            "step": self.step,
+            "config": self.config.model_dump(mode="json"),
+            "data": data,
+        }
+        contiguous = {name: tensor.contiguous() for name, tensor in training.items()}
+        return checkpoint.save(run, info, {k: v.contiguous() for k, v in self.average.state_dict().items()}, contiguous)
+
+    def resume(self, saved: checkpoint.Checkpoint) -> None:
+        """Go on from `saved`, which must hold a network of the same shape."""
+        training = saved.training()
+        own = self.config.network.model_dump(mode="json")
+        if saved.info["recipe"] != self.config.recipe or saved.info["config"]["network"] != own:
+            raise ExportError(f"{saved.folder}: a checkpoint of another recipe or network; choose another --out")
+        self.network.load_state_dict(
+            {k.removeprefix("network."): v for k, v in training.items() if k.startswith("network.")}
+        )
+        self.average.load_state_dict(saved.weights())
+        state = self.optimizer.state_dict()
+        for index, (name, _) in enumerate(self.network.named_parameters()):
+            keys = ("step", "exp_avg", "exp_avg_sq")
+            state["state"][index] = {key: training[f"moments.{name}.{key}"] for key in keys}
+        self.optimizer.load_state_dict(state)
+        self.step = int(saved.info["step"])
+
+
+def _start_worker(_: int) -> None:
+    cv2.setNumThreads(1)  # a loader process must not fight the training step for cores
+    torch.set_num_threads(1)
+
+
+def train(
+    config: TrainConfig,
+    data: list[Path],
+    run: Path,
+    *,
+    device: str = "cpu",
+    workers: int = 1,
+    save_every_s: float = 120.0,
+) -> Iterator[tuple[int, float]]:
+    """Train until `config.steps`, yielding (step, loss); goes on from the newest checkpoint of `run` if any.
+
+    Every origin that the development split names is left out. Raises ExportError for data that cannot serve.
+    """
+    pictures, held = split_by_origin(find_pictures(data), read_split())
+    run.mkdir(parents=True, exist_ok=True)
+    store, skipped = PictureStore.build(pictures, run / "pictures.u8", config.patch + 2 * MARGIN_PX)
+    for line in skipped:
+        log.warning("passed over %s", line)
+    log.info("%d pictures to train on, %d held out", len(store), len(held))
+    if len(store) < 1000:
+        log.warning("fewer than 1000 pictures (%d): expect the network to learn them by heart", len(store))
+    trainer = Trainer(config, device)
+    if any(run.glob("checkpoint-*")):
+        trainer.resume(checkpoint.find(run))
+        log.info("resumed at step %d", trainer.step)
+    pairs = PairDataset(
+        store, Degradation(weights=config.blurs), config.patch, config.steps * config.batch, config.seed
+    )
+    rest = Subset(pairs, range(trainer.step * config.batch, len(pairs)))
+    loader = DataLoader(
+        rest,
+        batch_size=config.batch,
+        num_workers=workers,
+        worker_init_fn=_start_worker,
+        prefetch_factor=8 if workers else None,
+    )
+    facts = {"pictures": len(store), "held_out": len(held), "origins": sorted({p.parent.name for p in pictures})}
+    saved_at = time.monotonic()
+    for blurred, sharp in loader:
+        loss = trainer.learn(blurred, sharp)
+        if time.monotonic() - saved_at > save_every_s or trainer.step == config.steps:
+            trainer.save(run, facts)
+            saved_at = time.monotonic()
+        yield trainer.step, loss
