@@ -17,10 +17,14 @@ class Sink(Protocol):
     """Takes the restored frames of one stream, in order."""
 
     def lend(self, frame: Frame) -> NDArray[np.uint8]:
-        """A buffer (H, W, 3) of `frame`'s size for the restored pixels, valid until it comes back in `send`."""
+        """A buffer (H, W, 3) of `frame`'s size for the restored pixels, the sink's own again once sent.
+
+        Several may be out at once; they come back in the order in which they were lent. Called by another
+        thread than `send`.
+        """
 
     def send(self, frame: Frame) -> None:
-        """Deliver a frame whose `pixels` are the buffer lent last. Raises SinkError."""
+        """Deliver a frame; its `pixels` are the buffer that was lent for it. Raises SinkError."""
 
     def close(self) -> None:
         """Finish what was sent. Called once, also after an error."""

@@ -127,7 +127,8 @@ class Merger:
     """A frame being put together; tiles may come in any order. `out` is complete after the last one."""
 
     def __init__(self, plan: TilePlan, out: NDArray[np.uint8]) -> None:
-        self._plan, self._out, self._missing = plan, out, plan.count
+        self.out = out
+        self._plan, self._missing = plan, plan.count
         if plan.count > 1:
             self._sum = np.zeros((plan.rows.padded, plan.columns.padded, 3), np.float32)
 
@@ -136,7 +137,7 @@ class Merger:
         rows, columns = self._plan.rows, self._plan.columns
         self._missing -= 1
         if self._plan.count == 1:
-            np.copyto(self._out, tile[: rows.length, : columns.length])
+            np.copyto(self.out, tile[: rows.length, : columns.length])
             return
         i, j = divmod(index, len(columns.origins))
         weights = rows.weights[i][:, None, None] * columns.weights[j][None, :, None]
@@ -144,7 +145,7 @@ class Merger:
         self._sum[y : y + rows.tile, x : x + columns.tile] += tile * weights
         if not self._missing:
             np.rint(self._sum, out=self._sum)
-            np.copyto(self._out, self._sum[: rows.length, : columns.length], casting="unsafe")
+            np.copyto(self.out, self._sum[: rows.length, : columns.length], casting="unsafe")
 
 
 def _mirror(pixels: NDArray[np.uint8], bottom: int, right: int) -> NDArray[np.uint8]:

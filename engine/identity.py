@@ -38,6 +38,7 @@ class IdentityEngine:
             fixed_tile=False,
             overlap_px=manifest.overlap_px,
             max_batch=4,
+            best_batch=4,
             slots=options.slots,
             recurrent=bool(manifest.states),
         )

@@ -78,14 +78,18 @@ def find_manifest(name: str) -> Path:
     if path.suffix == ".onnx":
         path = path.with_suffix(".json")
         if not path.is_file() and Path(name).is_file():
-            raise ModelError(f"{name}: an ONNX file needs its manifest {path.name} beside it; 'deblurd export' writes one")
+            raise ModelError(
+                f"{name}: an ONNX file needs its manifest {path.name} beside it; 'deblurd export' writes one"
+            )
     if path.suffix == ".json":
         if not path.is_file():
             raise ModelError(f"{name}: no such model file")
         return path
     shipped = SHIPPED / f"{name}.json"
     if path.name != name or not shipped.is_file():
-        raise ModelError(f"model must be one of {', '.join(shipped_models())} or a path to a .json or .onnx, got {name!r}")
+        raise ModelError(
+            f"model must be one of {', '.join(shipped_models())} or a path to a .json or .onnx, got {name!r}"
+        )
     return shipped
 
 

@@ -70,7 +70,9 @@ class OpenVinoEngine:
         try:
             self._model = self._core.read_model(model.onnx)
         except RuntimeError as error:
-            raise ModelError(f"{model.path.with_name(model.manifest.file)}: not an ONNX graph ({_first_line(error)})") from error
+            raise ModelError(
+                f"{model.path.with_name(model.manifest.file)}: not an ONNX graph ({_first_line(error)})"
+            ) from error
         self._check_graph(model)
         self._device = options.device
         precision = self._choose_precision(options.precision)
@@ -92,6 +94,7 @@ class OpenVinoEngine:
             fixed_tile=False,
             overlap_px=self._manifest.overlap_px,
             max_batch=4,
+            best_batch=1,  # a processor runs frames one after another anyway, and small ones stay in its caches
             slots=options.slots,
             recurrent=bool(self._manifest.states),
         )
@@ -100,17 +103,19 @@ class OpenVinoEngine:
         self._slots = Slots(range(options.slots))
 
     def _check_graph(self, model: Model) -> None:
-        names = {name for port in self._model.inputs for name in port.names}
-        outputs = {name for port in self._model.outputs for name in port.names}
+        file = model.path.with_name(model.manifest.file)
+        takes = {name for port in self._model.inputs for name in port.names}
+        gives = {name for port in self._model.outputs for name in port.names}
         need_in = {"frames", *(s.input for s in self._manifest.states)}
         need_out = {"restored", *(s.output for s in self._manifest.states)}
-        if not need_in <= names or not need_out <= outputs:
+        if not need_in <= takes or not need_out <= gives:
             raise ModelError(
-                f"{model.path.with_name(model.manifest.file)}: the graph must take {', '.join(sorted(need_in))} and give"
-                f" {', '.join(sorted(need_out))}, got {', '.join(sorted(names))} and {', '.join(sorted(outputs))}"
+                f"{file}: the graph must take {', '.join(sorted(need_in))} and give {', '.join(sorted(need_out))},"
+                f" got {', '.join(sorted(takes))} and {', '.join(sorted(gives))}"
             )
-        if self._model.input("frames").element_type != ov.Type.u8 or self._model.output("restored").element_type != ov.Type.u8:
-            raise ModelError(f"{model.path.with_name(model.manifest.file)}: 'frames' and 'restored' must be uint8")
+        types = self._model.input("frames").element_type, self._model.output("restored").element_type
+        if types != (ov.Type.u8, ov.Type.u8):
+            raise ModelError(f"{file}: 'frames' and 'restored' must be uint8, got {types[0]} and {types[1]}")
 
     def _choose_precision(self, wanted: str) -> str:
         if wanted not in ("auto", "f32", "bf16"):
@@ -134,7 +139,9 @@ class OpenVinoEngine:
                 graph.reshape(shapes)
                 compiled = self._core.compile_model(graph, self._device, self._config)
             except RuntimeError as error:
-                raise EngineError(f"OpenVINO does not compile the graph for {width}x{height}: {_first_line(error)}") from error
+                raise EngineError(
+                    f"OpenVINO does not compile the graph for {width}x{height}: {_first_line(error)}"
+                ) from error
             entry = _Compiled(tuple(compiled.create_infer_request() for _ in range(self.spec.slots)))
             self._compiled[shape] = entry
             while len(self._compiled) > SHAPES_KEPT:
@@ -143,10 +150,9 @@ class OpenVinoEngine:
 
     def submit(self, batch: Frames, states: Sequence[State | None] | None = None) -> _Ticket:
         check_batch(self.spec, batch, states)
-        compiled = self._for_shape((batch.shape[0], batch.shape[1], batch.shape[2]))
         slot = self._slots.take()
         try:
-            request = compiled.requests[slot]
+            request = self._for_shape((batch.shape[0], batch.shape[1], batch.shape[2])).requests[slot]
             inputs = [ov.Tensor(np.ascontiguousarray(batch), shared_memory=True)]
             request.set_tensor("frames", inputs[0])
             for i, tensor in enumerate(self._manifest.states):

@@ -52,6 +52,7 @@ class EngineSpec:
     tile: greatest (H, W) of a batch. With `fixed_tile`, the only one.
     overlap_px: how far a pixel's neighbourhood reaches; tiles overlap by at least this.
     max_batch: greatest N.
+    best_batch: the N beyond which a larger batch gains nothing here.
     slots: batches that may be in flight; one more `submit` waits.
     recurrent: whether states are taken and given.
     """
@@ -63,6 +64,7 @@ class EngineSpec:
     fixed_tile: bool
     overlap_px: int
     max_batch: int
+    best_batch: int
     slots: int
     recurrent: bool
 
@@ -137,5 +139,3 @@ def check_batch(spec: EngineSpec, batch: Frames, states: Sequence[State | None] 
         raise EngineError(f"a tile must be {rule} {spec.tile[0]}x{spec.tile[1]}, got {height}x{width}")
     if states is not None and len(states) != count:
         raise EngineError(f"states must be one per frame ({count}), got {len(states)}")
-
-

@@ -22,14 +22,20 @@ Rng = np.random.Generator
 
 DISPLAY_GAMMA = 2.2
 
+MARGIN_PX = 26
+"""Pictures are blurred with this much more around the crop, so that crops hold no mirrored border."""
+
+
+def _normalised(kernel: NDArray[np.float64]) -> Kernel:
+    return np.asarray(kernel / kernel.sum(), np.float32)
+
 
 def gaussian_kernel(sigma: float) -> Kernel:
     """Gaussian of `sigma` px, cut at four sigma."""
     radius = max(1, int(np.ceil(4 * sigma)))
     x = np.arange(-radius, radius + 1, dtype=np.float64)
     line = np.exp(-0.5 * (x / sigma) ** 2)
-    kernel = np.outer(line, line)
-    return (kernel / kernel.sum()).astype(np.float32)
+    return _normalised(np.outer(line, line))
 
 
 def defocus_kernel(radius: float) -> Kernel:
@@ -39,8 +45,7 @@ def defocus_kernel(radius: float) -> Kernel:
     size = 2 * half + 1
     axis = (np.arange(size * oversampling) + 0.5) / oversampling - size / 2
     disc = (axis[:, None] ** 2 + axis[None, :] ** 2 <= radius**2).astype(np.float64)
-    kernel = disc.reshape(size, oversampling, size, oversampling).sum(axis=(1, 3))
-    return (kernel / kernel.sum()).astype(np.float32)
+    return _normalised(disc.reshape(size, oversampling, size, oversampling).sum(axis=(1, 3)))
 
 
 def motion_kernel(length: float, rng: Rng, *, bend: float | None = None) -> Kernel:
@@ -65,7 +70,7 @@ def motion_kernel(length: float, rng: Rng, *, bend: float | None = None) -> Kern
     fx, fy = x - left, y - top
     for dx, dy, weight in ((0, 0, (1 - fx) * (1 - fy)), (1, 0, fx * (1 - fy)), (0, 1, (1 - fx) * fy), (1, 1, fx * fy)):
         np.add.at(kernel, (top + half + dy, left + half + dx), weight)
-    return (kernel / kernel.sum()).astype(np.float32)
+    return _normalised(kernel)
 
 
 def convolve(picture: Light, kernel: Kernel) -> Light:
@@ -88,7 +93,7 @@ def shrink_and_enlarge(picture: Light, factor: float, enlarge: int = cv2.INTER_C
 def add_noise(picture: Light, sigma: float, rng: Rng) -> Light:
     """Add shot and read noise with a standard deviation of `sigma` levels (of 255) at mid grey."""
     variance = (sigma / 255) ** 2 * (0.5 + picture)
-    return picture + rng.standard_normal(picture.shape, np.float32) * np.sqrt(variance)
+    return np.asarray(picture + rng.standard_normal(picture.shape, np.float32) * np.sqrt(variance), np.float32)
 
 
 def compress_jpeg(picture: Picture, quality: int) -> Picture:
@@ -146,7 +151,7 @@ BLURS: Mapping[str, Callable[[Light, Rng], Light]] = {
     "resize": random_resize,
     "motion": random_motion,
     "defocus": random_defocus,
-    "sharp": lambda picture, rng: picture,
+    "sharp": lambda picture, _: picture,
 }
 """The blurs that training draws from, each with its own random strength."""
 
@@ -195,17 +200,15 @@ class Degradation:
 
 
 CASES: Mapping[str, Callable[[Picture, Rng], Picture]] = {
-    "gaussian 1.6": lambda p, rng: to_picture(convolve_gaussian(to_light(p), 1.6)),
-    "gaussian 3": lambda p, rng: to_picture(convolve_gaussian(to_light(p), 3.0)),
+    "gaussian 1.6": lambda p, _: to_picture(convolve_gaussian(to_light(p), 1.6)),
+    "gaussian 3": lambda p, _: to_picture(convolve_gaussian(to_light(p), 3.0)),
     "gaussian 0.8-4": lambda p, rng: to_picture(convolve_gaussian(to_light(p), float(rng.uniform(0.8, 4)))),
-    "resize 4": lambda p, rng: to_picture(shrink_and_enlarge(to_light(p), 4)),
+    "resize 4": lambda p, _: to_picture(shrink_and_enlarge(to_light(p), 4)),
     "motion 9": lambda p, rng: to_picture(convolve(to_light(p), motion_kernel(9, rng))),
     "motion 21": lambda p, rng: to_picture(convolve(to_light(p), motion_kernel(21, rng))),
-    "defocus 3": lambda p, rng: to_picture(convolve(to_light(p), defocus_kernel(3))),
-    "gaussian 2 + jpeg 80": lambda p, rng: compress_jpeg(to_picture(convolve_gaussian(to_light(p), 2)), 80),
-    "motion 12 + noise 4": lambda p, rng: to_picture(
-        add_noise(convolve(to_light(p), motion_kernel(12, rng)), 4, rng)
-    ),
-    "sharp": lambda p, rng: p.copy(),
+    "defocus 3": lambda p, _: to_picture(convolve(to_light(p), defocus_kernel(3))),
+    "gaussian 2 + jpeg 80": lambda p, _: compress_jpeg(to_picture(convolve_gaussian(to_light(p), 2)), 80),
+    "motion 12 + noise 4": lambda p, rng: to_picture(add_noise(convolve(to_light(p), motion_kernel(12, rng)), 4, rng)),
+    "sharp": lambda p, _: p.copy(),
 }
 """The blurs that evaluation reports, one row each: fixed strength, the same for every model."""

@@ -13,7 +13,6 @@ that a full disk or a kill leaves the one before it untouched:
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +60,7 @@ def save(run: Path, info: dict[str, Any], weights: dict[str, Tensor], training: 
         (partial / "checkpoint.json").write_text(json.dumps({"format": FORMAT, **info}, indent=2), encoding="utf-8")
         if final.exists():  # the same step again: a run that was resumed and saved at once
             shutil.rmtree(final)
-        os.replace(partial, final)
+        partial.replace(final)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise ExportError(f"{final}: the checkpoint cannot be written ({error}); the one before it stands") from error
@@ -81,6 +80,10 @@ def find(path: Path) -> Checkpoint:
         info = json.loads((folder / "checkpoint.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ExportError(f"{folder / 'checkpoint.json'}: not readable ({error})") from error
-    if info.get("format") != FORMAT:
-        raise ExportError(f"{folder}: checkpoint format must be {FORMAT}, got {info.get('format')!r}")
+    found = info.get("format") if isinstance(info, dict) else None
+    if found != FORMAT:
+        raise ExportError(f"{folder}: checkpoint format must be {FORMAT}, got {found!r}")
+    missing = sorted({"recipe", "config", "step", "data"} - set(info))
+    if missing:
+        raise ExportError(f"{folder / 'checkpoint.json'}: {missing[0]!r} is missing")
     return Checkpoint(folder, info)

@@ -1,12 +1,12 @@
-"""Sharp pictures from folders, and training pairs made from them.
+"""Training pairs, made on the fly from decoded pictures.
 
-Knows files and arrays; nothing of networks or of how a pair is learnt.
+Knows arrays and one file of pixels; nothing of networks or of how a pair is learnt.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,50 +16,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .blur import Degradation, Picture, Rng
+from .blur import MARGIN_PX, Degradation, Picture, Rng
 from .errors import ExportError
-
-PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
-DEVELOPMENT_SPLIT = Path(__file__).with_name("development.txt")
+from .pictures import read_picture
 
 NDArrayU8 = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
-
-MARGIN_PX = 26
-"""Pictures are blurred with this much more around the crop, so that crops hold no mirrored border."""
-
-
-def read_picture(path: Path) -> Picture:
-    """Decode a picture to RGB uint8 (H, W, 3); ExportError names a file that does not decode."""
-    data = np.fromfile(path, np.uint8)
-    bgr = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    if bgr is None:
-        raise ExportError(f"{path}: not a picture that decodes")
-    return np.ascontiguousarray(bgr[..., ::-1])
-
-
-def find_pictures(roots: Iterable[Path]) -> list[Path]:
-    """Every picture below `roots`, sorted."""
-    found: list[Path] = []
-    for root in roots:
-        if not root.is_dir():
-            raise ExportError(f"{root}: data must be a folder of pictures")
-        found += [path for path in root.rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES]
-    return sorted(found)
-
-
-def read_split(path: Path = DEVELOPMENT_SPLIT) -> list[str]:
-    """The `folder/name` lines of a split file."""
-    lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
-    return [line for line in lines if line and not line.startswith("#")]
-
-
-def split_by_origin(pictures: Sequence[Path], split: Sequence[str]) -> tuple[list[Path], list[Path]]:
-    """(pictures of other origins, pictures that the split lists); an origin is the folder a picture lies in."""
-    listed = set(split)
-    origins = {line.split("/")[0] for line in split}
-    rest = [path for path in pictures if path.parent.name not in origins]
-    held = [path for path in pictures if f"{path.parent.name}/{path.name}" in listed]
-    return rest, held
 
 
 @dataclass(frozen=True)
@@ -75,24 +36,28 @@ class PictureStore:
         """Decode `pictures` into `target`; returns the store and one line for every picture passed over."""
         sizes: list[tuple[int, int]] = []
         skipped: list[str] = []
-        with target.open("wb") as file:
-            for path in pictures:
-                try:
-                    picture = read_picture(path)
-                except ExportError as error:
-                    skipped.append(str(error))
-                    continue
-                if min(picture.shape[:2]) < smallest_px:
-                    skipped.append(
-                        f"{path}: pictures must be at least {smallest_px} px on each side,"
-                        f" got {picture.shape[1]}x{picture.shape[0]}"
-                    )
-                    continue
-                sizes.append((picture.shape[0], picture.shape[1]))
-                file.write(picture.tobytes())
-        target.with_suffix(".json").write_text(json.dumps(sizes), encoding="utf-8")
+        try:
+            with target.open("wb") as file:
+                for path in pictures:
+                    try:
+                        picture = read_picture(path)
+                    except ExportError as error:
+                        skipped.append(str(error))
+                        continue
+                    if min(picture.shape[:2]) < smallest_px:
+                        skipped.append(
+                            f"{path}: pictures must be at least {smallest_px} px on each side,"
+                            f" got {picture.shape[1]}x{picture.shape[0]}"
+                        )
+                        continue
+                    sizes.append((picture.shape[0], picture.shape[1]))
+                    file.write(picture.tobytes())
+            target.with_suffix(".json").write_text(json.dumps(sizes), encoding="utf-8")
+        except OSError as error:
+            raise ExportError(f"{target}: not writable ({error.strerror})") from error
         if not sizes:
-            raise ExportError(f"no usable picture among {len(pictures)} found" + "".join(f"\n  {s}" for s in skipped[:3]))
+            first = f"; {skipped[0]}" if skipped else ""
+            raise ExportError(f"no usable picture among {len(pictures)} found{first}")
         return cls.open(target), skipped
 
     @classmethod
@@ -122,13 +87,12 @@ class PictureStore:
         colour = rng.random()
         if colour < 0.07:
             grey = cv2.cvtColor(np.ascontiguousarray(crop), cv2.COLOR_RGB2GRAY)
-            crop = np.repeat(grey[..., None], 3, axis=2)  # type: ignore[assignment]
+            crop = np.repeat(grey[..., None], 3, axis=2)
         elif colour < 0.3:
             crop = crop[..., rng.permutation(3)]
         if rng.random() < 0.1:
             crop = (crop * np.float32(rng.uniform(0.2, 0.8))).astype(np.uint8)  # low light
         return np.ascontiguousarray(crop)
-
 
 
 class PairDataset(Dataset[tuple[Tensor, Tensor]]):
@@ -148,4 +112,6 @@ class PairDataset(Dataset[tuple[Tensor, Tensor]]):
         picture = self.store.crop(int(rng.integers(len(self.store))), self.patch + 2 * MARGIN_PX, rng)
         inner = slice(MARGIN_PX, MARGIN_PX + self.patch)
         blurred = self.degradation.apply(picture, rng)[inner, inner]
-        return torch.from_numpy(np.ascontiguousarray(blurred)), torch.from_numpy(np.ascontiguousarray(picture[inner, inner]))
+        return torch.from_numpy(np.ascontiguousarray(blurred)), torch.from_numpy(
+            np.ascontiguousarray(picture[inner, inner])
+        )

@@ -5,8 +5,11 @@ Knows tensors only; nothing of data, losses or files.
 
 from __future__ import annotations
 
+from itertools import pairwise
+from typing import Self
+
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,14 +19,58 @@ class RestoreNetConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    unshuffle: int = Field(4, ge=1, le=8)
-    widths: tuple[int, ...] = Field((32, 64, 128), min_length=2)
-    blocks: tuple[int, ...] = Field((1, 1, 2), min_length=2)
+    unshuffle: int = Field(default=4, ge=1, le=8)
+    widths: tuple[PositiveInt, ...] = Field(default=(32, 64, 128), min_length=2)
+    blocks: tuple[PositiveInt, ...] = Field(default=(1, 1, 2), min_length=2)
+
+    @model_validator(mode="after")
+    def _one_count_a_level(self) -> Self:
+        if len(self.widths) != len(self.blocks):
+            raise ValueError(f"blocks must be one per width ({len(self.widths)}), got {len(self.blocks)}")
+        return self
 
     @property
     def stride(self) -> int:
         """Frame height and width must be multiples of this."""
         return int(self.unshuffle * 2 ** (len(self.widths) - 1))
+
+
+class Whitening(nn.Module):
+    """Turns unshuffled pixels into uncorrelated channels of about unit variance, by a fixed 1x1 convolution.
+
+    The 48 neighbours that a pixel-unshuffle stacks are nearly equal, which makes the first layer learn slowly.
+    Their DCT in opponent colours is nearly uncorrelated, and natural pictures say how strong each coefficient
+    is: falling with the square of the frequency. As the transform is linear, `fold_into` leaves it out later.
+    """
+
+    CONTRAST = (1.5, 0.45, 0.25)  # standard deviations of the mean coefficient: luma, red-blue, green-magenta
+    FLOOR = 0.01  # what noise and rounding leave in the faintest coefficients; bounds the gain
+
+    weight: Tensor
+
+    def __init__(self, factor: int) -> None:
+        super().__init__()
+        k = torch.arange(factor, dtype=torch.float64)
+        dct = torch.cos(torch.pi * (k + 0.5) * k[:, None] / factor) * (2 / factor) ** 0.5
+        dct[0] /= 2**0.5
+        opponent = torch.tensor([[1, 1, 1], [1, 0, -1], [1, -2, 1]], dtype=torch.float64)
+        opponent /= opponent.norm(dim=1, keepdim=True)
+        basis = torch.einsum("ac,uy,vx->auvcyx", opponent, dct, dct)
+        power = (k[:, None] ** 2 + k**2) / (factor / 4) ** 2
+        falling = torch.where(power > 0, 0.1 / power.clamp(min=1e-9), 1.0)
+        deviation = torch.tensor(self.CONTRAST, dtype=torch.float64)[:, None, None] * falling
+        channels = 3 * factor**2
+        whitened = basis.reshape(channels, channels) / (deviation.reshape(channels, 1) + self.FLOOR)
+        self.register_buffer("weight", whitened.float()[:, :, None, None], persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):  # the gain is 100 and more: bfloat16 is too coarse
+            return F.conv2d(x.float(), self.weight)
+
+    def fold_into(self, following: nn.Conv2d) -> None:
+        """Make `following` take plain unshuffled pixels."""
+        with torch.no_grad():
+            following.weight.copy_(torch.einsum("okyx,kc->ocyx", following.weight, self.weight[:, :, 0, 0]))
 
 
 class ResidualBlock(nn.Module):
@@ -33,6 +80,8 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.first = nn.Conv2d(width, width, 3, padding=1)
         self.second = nn.Conv2d(width, width, 3, padding=1)
+        with torch.no_grad():
+            self.second.weight *= 0.1  # blocks start near the identity
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.second(F.relu(self.first(x)))  # type: ignore[no-any-return]
@@ -51,18 +100,16 @@ class RestoreNet(nn.Module):
         self.config = config or RestoreNetConfig()
         widths, blocks, factor = self.config.widths, self.config.blocks, self.config.unshuffle
         channels = 3 * factor**2
+        self.whitening: nn.Module = Whitening(factor)
         self.head = nn.Conv2d(channels, widths[0], 3, padding=1)
-        self.down = nn.ModuleList(
-            nn.Conv2d(fine, coarse, 3, stride=2, padding=1) for fine, coarse in zip(widths, widths[1:], strict=False)
-        )
+        self.down = nn.ModuleList(nn.Conv2d(fine, coarse, 3, stride=2, padding=1) for fine, coarse in pairwise(widths))
         # The finest level is the dearest: it works once, on the way up.
         self.encode = nn.ModuleList(
             nn.Sequential(*(ResidualBlock(width) for _ in range(count)))
             for width, count in zip(widths[1:], blocks[1:], strict=True)
         )
         self.up = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(coarse, fine * 4, 1), nn.PixelShuffle(2))
-            for fine, coarse in zip(widths, widths[1:], strict=False)
+            nn.Sequential(nn.Conv2d(coarse, fine * 4, 1), nn.PixelShuffle(2)) for fine, coarse in pairwise(widths)
         )
         self.decode = nn.ModuleList(
             nn.Sequential(*(ResidualBlock(width) for _ in range(count)))
@@ -73,14 +120,24 @@ class RestoreNet(nn.Module):
         nn.init.zeros_(self.tail.bias)  # type: ignore[arg-type]
 
     def forward(self, blurred: Tensor) -> Tensor:
-        x = F.relu(self.head(F.pixel_unshuffle(blurred, self.config.unshuffle)))
+        return blurred + self.correction(blurred)
+
+    def correction(self, blurred: Tensor) -> Tensor:
+        """What must be added to `blurred`; same shape and scale."""
+        x = F.relu(self.head(self.whitening(F.pixel_unshuffle(blurred - 0.5, self.config.unshuffle))))
         skips: list[Tensor] = []
         for down, encode in zip(self.down, self.encode, strict=True):
             skips.append(x)
             x = encode(F.relu(down(x)))
         for up, decode, skip in zip(reversed(self.up), reversed(self.decode), reversed(skips), strict=True):
             x = decode(F.relu(up(x) + skip))
-        return blurred + F.pixel_shuffle(self.tail(x), self.config.unshuffle)
+        return F.pixel_shuffle(self.tail(x), self.config.unshuffle)
+
+    def fold(self) -> None:
+        """Merge what only helps training into the layers that stay; computes the same, with less work."""
+        if isinstance(self.whitening, Whitening):
+            self.whitening.fold_into(self.head)
+            self.whitening = nn.Identity()
 
 
 class FrameNet(nn.Module):
@@ -89,11 +146,12 @@ class FrameNet(nn.Module):
     Casts stand where TensorRT accepts them: it refuses every layer on uint8 but `Cast`.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: RestoreNet) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, frames: Tensor) -> Tensor:
-        blurred = frames.float().permute(0, 3, 1, 2) * (1 / 255)
-        restored = self.network(blurred).clamp(0, 1) * 255
-        return torch.round(restored).permute(0, 2, 3, 1).to(torch.uint8)
+        levels = frames.float().permute(0, 3, 1, 2)
+        # The sum is taken in levels: whole numbers up to 255 are exact in bfloat16, their 255ths are not.
+        restored = levels + self.network.correction(levels * (1 / 255)) * 255
+        return torch.round(restored.clamp(0, 255)).permute(0, 2, 3, 1).to(torch.uint8)

@@ -1,0 +1,6 @@
+"""`python -m daemon` is `deblurd`."""
+
+from .cli import main
+
+if __name__ == "__main__":
+    main()

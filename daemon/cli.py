@@ -1,0 +1,355 @@
+"""The command line `deblurd`.
+
+Knows every command's words and how its results are shown; what a command needs is imported when it runs, so
+that `deblurd run` never loads the training stage.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+app = typer.Typer(
+    name="deblurd",
+    help="Blurred video becomes clear while it streams.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+console = Console(stderr=True)
+
+ConfigFile = Annotated[
+    Path | None, typer.Option("-c", "--config", help="Settings; `deblurd config` prints a commented file of them.")
+]
+EngineName = Annotated[
+    str | None, typer.Option("--engine", help="auto, openvino, or identity (changes nothing: a dry run).")
+]
+ModelName = Annotated[str | None, typer.Option("--model", help="A shipped model's name, or a path to a .json or .onnx.")]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say more.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say only what went wrong.")]
+
+
+@app.command()
+def run(
+    sources: Annotated[
+        list[str] | None, typer.Argument(help="Video files; NAME=FILE gives the stream a name.", metavar="[SOURCE]...")
+    ] = None,
+    config: ConfigFile = None,
+    publish: Annotated[str | None, typer.Option(help="Where subscribers connect, e.g. tcp://127.0.0.1:5555.")] = None,
+    realtime: Annotated[bool, typer.Option("--realtime", help="Play files at their own speed, like a camera.")] = False,
+    await_subscribers: Annotated[int | None, typer.Option(help="Start when this many have subscribed.")] = None,
+    engine: EngineName = None,
+    model: ModelName = None,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Start the daemon: restore streams and publish their frames over ZeroMQ.
+
+    **Example**: `deblurd run porch=porch.mp4 --realtime`, and in another terminal `deblurd watch
+    tcp://127.0.0.1:5555`.
+
+    Ends when all sources have ended; the status is 1 if one of them ended in an error. Ctrl-C ends it cleanly,
+    a second one at once.
+    """
+    from .config import load_config
+    from .service import run as serve
+
+    overrides: dict[str, Any] = {
+        "engine": _given(name=engine, model=model),
+        "publish": _given(endpoint=publish, await_subscribers=await_subscribers),
+        "log": _given(level="debug" if verbose else "error" if quiet else None),
+    }
+    settings = load_config(config, overrides)
+    if sources:
+        given = [_named(source) | {"realtime": realtime} for source in sources]
+        streams = [stream.model_dump() for stream in settings.streams]
+        settings = load_config(config, overrides | {"streams": streams + given})
+    _start_logging(settings.log.level)
+    with _stopping() as stop:
+        failed = serve(settings, stop)
+    raise typer.Exit(1 if failed else 0)
+
+
+@app.command()
+def watch(
+    endpoint: Annotated[str, typer.Argument(help="Where the daemon publishes, e.g. tcp://127.0.0.1:5555.")],
+    stream: Annotated[list[str] | None, typer.Option(help="Receive this stream only; may be given again.")] = None,
+    save: Annotated[Path | None, typer.Option(help="Write every frame as a PNG into this folder.")] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="End after this many frames.")] = None,
+    timeout: Annotated[float | None, typer.Option(min=0.0, help="Fail when no frame comes for so many seconds.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a frame on standard output.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Subscribe to a daemon: live statistics of every stream, and its frames if you want them.
+
+    **Example**: `deblurd watch tcp://127.0.0.1:5555 --save frames --count 100`
+    """
+    from .watch import watch as receive
+
+    with _stopping() as stop:
+        receive(endpoint, stream, save=save, count=count, timeout_s=timeout, as_json=as_json, quiet=quiet, stop=stop)
+
+
+@app.command()
+def enhance(
+    inputs: Annotated[list[Path], typer.Argument(help="Videos, pictures, or folders of either.", metavar="INPUT...")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="A file for one input; else a folder.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")] = False,
+    codec: Annotated[str | None, typer.Option(help="Video encoder, e.g. libx265; by default the source's kind.")] = None,
+    crf: Annotated[float | None, typer.Option(min=0, max=63, help="Quality of the encoder; smaller is better.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Speed of the encoder, e.g. slow.")] = None,
+    lossless: Annotated[bool, typer.Option("--lossless", help="Encode without any loss.")] = False,
+    config: ConfigFile = None,
+    engine: EngineName = None,
+    model: ModelName = None,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Restore files: video in, video out, and everything else in the file kept.
+
+    Audio, subtitles, chapters, timestamps, colour tags and metadata stay as they are. Outputs appear under their
+    final name only when they are complete.
+
+    **Example**: `deblurd enhance holiday.mp4 -o holiday-clear.mp4`
+
+    The status is 1 if anything could not be restored whole.
+    """
+    from .config import load_config
+    from .files import enhance_files
+
+    overrides = {"engine": _given(name=engine, model=model, goal="throughput")}
+    settings = load_config(config, overrides)
+    _start_logging("debug" if verbose else "error" if quiet else "warning")
+    encoding = _given(codec=codec, crf=crf, preset=preset, lossless=lossless or None)
+    with _interruptible():
+        whole = enhance_files(inputs, output, settings.engine, encoding, overwrite=overwrite, quiet=quiet)
+    raise typer.Exit(0 if whole else 1)
+
+
+@app.command()
+def train(
+    data: Annotated[list[Path], typer.Option(help="Folders of sharp pictures; may be given again.")],
+    out: Annotated[Path, typer.Option(help="The run's folder; a run that is there already goes on.")],
+    recipe: Annotated[str, typer.Option(help="restore.")] = "restore",
+    steps: Annotated[int | None, typer.Option(min=1, help="How long.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Crops in a step.")] = None,
+    patch: Annotated[int | None, typer.Option(min=32, help="Side of a crop in pixels.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of all that is random.")] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a network on sharp pictures; the blur is made on the fly.
+
+    Needs the extra `train`. Ctrl-C and a kill lose at most two minutes: the same command goes on from there.
+
+    **Example**: `deblurd train --data pictures --out runs/first`
+    """
+    training = _training_stage("export.commands")
+    _start_logging("debug" if verbose else "error" if quiet else "info")
+    values = _given(recipe=recipe, steps=steps, batch=batch, patch=patch, seed=seed)
+    with _interruptible():
+        training.train(values, data, out, device=device, quiet=quiet)
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="A run, or one of its checkpoints.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for NAME.onnx and NAME.json.")],
+    name: Annotated[str, typer.Option(help="The model's name.")],
+    data: Annotated[
+        list[Path] | None, typer.Option(help="Folders with the development pictures, to measure the gain on.")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Turn a checkpoint into a model that engines run, and prove that it computes the same.
+
+    Needs the extra `train`. Nothing is written if the proof fails.
+
+    **Example**: `deblurd export runs/first -o models --name mine`, then `deblurd run --model models/mine.json …`
+    """
+    training = _training_stage("export.commands")
+    _start_logging("error" if quiet else "info")
+    with _interruptible():
+        training.export(checkpoint, output, name=name, data=data or [], quiet=quiet)
+
+
+@app.command()
+def evaluate(
+    truth: Annotated[Path | None, typer.Argument(help="Sharp picture, video or folder.")] = None,
+    restored: Annotated[Path | None, typer.Argument(help="Its restored counterpart, matched by name.")] = None,
+    data: Annotated[
+        list[Path] | None, typer.Option(help="Folders of sharp pictures to blur and restore; may be given again.")
+    ] = None,
+    sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet (PNG): sharp, blurred, restored.")] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Use all pictures of --data, not only the development split's.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output instead of a table.")] = False,
+    config: ConfigFile = None,
+    engine: EngineName = None,
+    model: ModelName = None,
+) -> None:
+    """Measure: how close restored files come to the truth, or how well a model undoes each kind of blur.
+
+    **Examples**: `deblurd evaluate sharp.mp4 restored.mp4`, and `deblurd evaluate --model fast --data pictures`
+    """
+    from export.commands_measure import evaluate_model, evaluate_pair
+
+    from .config import load_config
+    from .errors import ConfigError
+    from .service import engine_from
+
+    if data:
+        settings = load_config(config, {"engine": _given(name=engine, model=model)})
+        with _interruptible(), engine_from(settings.engine) as opened:
+            evaluate_model(opened, data, everything=everything, sheet=sheet, as_json=as_json)
+    elif truth is not None and restored is not None:
+        evaluate_pair(truth, restored, as_json=as_json)
+    else:
+        raise ConfigError("evaluate needs TRUTH and RESTORED, or --data with folders of sharp pictures")
+
+
+@app.command()
+def config() -> None:
+    """Print every setting at its default, with a comment each."""
+    from .config import shipped_config
+
+    sys.stdout.write(shipped_config())
+
+
+@app.command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+) -> None:
+    """Say what this machine can do: engines, processor, GPU, codecs; what is missing, and how to get it."""
+    from .doctor import examine, render
+
+    report = examine()
+    if as_json:
+        import json
+
+        sys.stdout.write(json.dumps([check.__dict__ for check in report], indent=2) + "\n")
+    else:
+        Console().print(render(report))
+    raise typer.Exit(0 if all(check.ok for check in report if check.required) else 1)
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    """Options that were given; the others leave the settings alone."""
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _named(source: str) -> dict[str, Any]:
+    name, separator, rest = source.partition("=")
+    # A file whose own name holds a "=" is meant as such.
+    if separator and rest and "/" not in name and not Path(source).exists():
+        return {"name": name, "source": rest}
+    return {"source": source}
+
+
+def _training_stage(module: str) -> Any:
+    import importlib
+
+    from .errors import ConfigError
+
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ConfigError(f"this needs the training extra ({error.name} is missing): pip install 'deblurd[train]'") from error
+
+
+def _start_logging(level: str) -> None:
+    handler = RichHandler(console=console, show_path=False, show_level=False, log_time_format="%H:%M:%S")
+    logging.basicConfig(level=level.upper(), format="%(message)s", handlers=[handler], force=True)
+
+
+@contextmanager
+def _on_signals(first: Callable[[int], None]) -> Iterator[None]:
+    """Ctrl-C and SIGTERM do `first`; the next one ends the process at once."""
+
+    def handle(number: int, _: FrameType | None) -> None:
+        for name in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(name, force)
+        first(number)
+
+    def force(number: int, _: FrameType | None) -> None:
+        os._exit(128 + number)
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _stopping() -> Iterator[threading.Event]:
+    """An event that Ctrl-C and SIGTERM set."""
+    stop = threading.Event()
+    with _on_signals(lambda _: stop.set()):
+        yield stop
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C and SIGTERM break the work off wherever it is; what it has half done is undone."""
+
+    def interrupt(number: int) -> None:
+        raise _Interrupted(number)
+
+    try:
+        with _on_signals(interrupt):
+            yield
+    except _Interrupted as error:
+        raise SystemExit(128 + error.number) from None
+
+
+class _Interrupted(BaseException):
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def main() -> None:
+    """Run the command line; what a user can cause ends in one line and a status that is not zero."""
+    from engine.errors import EngineError
+
+    from .errors import DaemonError
+    from .wire import WireError
+
+    expected: list[type[Exception]] = [DaemonError, EngineError, WireError, _export_error()]
+    try:
+        app()
+    except tuple(expected) as error:
+        console.print(f"[bold red]deblurd:[/] {_one_line(error)}", highlight=False, soft_wrap=True)
+        raise SystemExit(1) from None
+    except BrokenPipeError:  # the reader of our output went away, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+
+
+def _export_error() -> type[Exception]:
+    from export.errors import ExportError
+
+    return ExportError
+
+
+def _one_line(error: Exception) -> str:
+    from rich.markup import escape
+
+    return escape(" ".join(str(error).split()))

@@ -1,0 +1,143 @@
+"""What `deblurd doctor` finds: which parts of the daemon work on this machine, and what would help.
+
+Knows what to ask each library; changes nothing.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import platform
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.table import Table
+
+from engine.backends import open_engine
+from engine.errors import EngineError
+from engine.model import shipped_models
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding; `help` says what to do where it is not `ok`. Without a `required` one nothing runs."""
+
+    name: str
+    ok: bool
+    finding: str
+    help: str = ""
+    required: bool = False
+
+
+def examine() -> list[Check]:
+    """Look at everything, the most important first."""
+    checks = [_python(), _packages_clash(), *_engines(), _processor(), _gpu(), _tensorrt(), *_codecs(), _training()]
+    return [check for check in checks if check is not None]
+
+
+def render(checks: list[Check]) -> Table:
+    """The findings as a table."""
+    table = Table(show_header=False, box=None, padding=(0, 1))
+    for check in checks:
+        mark = "[green]yes[/]" if check.ok else "[red]no[/]" if check.required else "[yellow]no[/]"
+        table.add_row(mark, f"[bold]{check.name}[/]", check.finding)
+        if not check.ok and check.help:
+            table.add_row("", "", f"[dim]{check.help}[/]")
+    return table
+
+
+def _python() -> Check:
+    return Check("python", True, f"{platform.python_version()} on {platform.platform(terse=True)}")
+
+
+def _packages_clash() -> Check | None:
+    owners = importlib.metadata.packages_distributions()
+    clashes = {name: owners.get(name, []) for name in ("daemon", "engine", "export")}
+    foreign = sorted({owner for names in clashes.values() for owner in names} - {"deblurd"})
+    if not foreign:
+        return None
+    return Check(
+        "package names",
+        False,
+        f"{', '.join(foreign)} also installs a package named daemon, engine or export",
+        f"pip uninstall {' '.join(foreign)}, or use an environment of its own",
+        required=True,
+    )
+
+
+def _engines() -> Iterator[Check]:
+    names = shipped_models()
+    yield Check("models", bool(names), ", ".join(names) or "none shipped", "reinstall deblurd", required=True)
+    if not names:
+        return
+    try:
+        with open_engine("auto", names[0]) as engine:
+            yield Check("engine", True, f"auto chooses {engine.spec.backend}", required=True)
+    except EngineError as error:
+        yield Check("engine", False, str(error), "pip install --force-reinstall openvino", required=True)
+    import openvino as ov
+
+    core = ov.Core()
+    for device in core.available_devices:
+        yield Check(f"openvino {device}", True, str(core.get_property(device, "FULL_DEVICE_NAME")).strip())
+
+
+def _processor() -> Check:
+    wanted = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_bf16": "bfloat16", "avx512_vnni": "INT8 (VNNI)", "amx_tile": "AMX"}
+    try:
+        flags = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split("flags", 1)[-1].split("\n", 1)[0].split())
+    except OSError:
+        return Check("processor", True, platform.processor() or platform.machine())
+    found = [label for flag, label in wanted.items() if flag in flags]
+    missing = [label for flag, label in wanted.items() if flag not in flags]
+    text = f"has {', '.join(found) or 'none of the fast paths'}"
+    return Check("processor", bool(found), text + (f"; lacks {', '.join(missing)}" if missing else ""))
+
+
+def _gpu() -> Check:
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return Check("NVIDIA GPU", False, "no driver found", "not needed; with one, frames are restored many times faster")
+    try:
+        query = [tool, "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        return Check("NVIDIA GPU", False, f"nvidia-smi does not answer ({error})", "check the driver")
+    return Check("NVIDIA GPU", True, answer.stdout.strip().replace("\n", "; "))
+
+
+def _tensorrt() -> Check:
+    if importlib.util.find_spec("tensorrt") is None:
+        return Check("TensorRT", False, "not installed", "only of use with an NVIDIA GPU")
+    return Check("TensorRT", True, importlib.metadata.version("tensorrt"))
+
+
+def _codecs() -> Iterator[Check]:
+    import av
+
+    encoders = ("libx264", "libx265", "libsvtav1", "libvpx-vp9", "prores_ks", "ffv1")
+    found = [name for name in encoders if _works(lambda name=name: av.Codec(name, "w"))]  # type: ignore[misc]
+    missing = [name for name in encoders if name not in found]
+    text = ", ".join(found) + (f"; lacks {', '.join(missing)}" if missing else "")
+    yield Check("encoders", bool(found), text, "pip install --force-reinstall av")
+    decoders = ("h264", "hevc", "av1", "vp9", "mjpeg")
+    readable = [name for name in decoders if _works(lambda name=name: av.Codec(name, "r"))]  # type: ignore[misc]
+    yield Check("decoders", bool(readable), ", ".join(readable), "pip install --force-reinstall av")
+
+
+def _works(attempt: Callable[[], object]) -> bool:
+    try:
+        attempt()
+    except ValueError:
+        return False
+    return True
+
+
+def _training() -> Check:
+    missing = [name for name in ("torch", "onnx", "safetensors") if importlib.util.find_spec(name) is None]
+    if missing:
+        return Check("training", False, f"{', '.join(missing)} not installed", "pip install 'deblurd[train]'")
+    return Check("training", True, f"torch {importlib.metadata.version('torch')}")

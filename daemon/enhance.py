@@ -1,0 +1,176 @@
+"""Enhance files: what is to be done for the paths given, and one file from beginning to end.
+
+Knows sources, sinks and the pipeline between them; nothing of the command line.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal
+
+from engine.protocol import Engine
+
+from . import pictures
+from .encoding import Encoding
+from .errors import SinkError, SourceError
+from .file_source import FileSource
+from .file_writer import FileWriter
+from .pictures import PictureSource, PictureWriter
+from .pipeline import Pipeline
+
+VIDEO_SUFFIXES: Final = (
+    *(".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf"),
+    *(".ogv", ".qt", ".ts", ".vob", ".webm", ".wmv"),
+)
+
+Progress = Callable[[int, int | None], None]
+"""Told the frames written and the frames expected, if that is known, after each frame; by any thread."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One file to enhance, and where the result goes."""
+
+    source: Path
+    target: Path
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How results are written. quality: of JPEG and WebP pictures, 1 to 100."""
+
+    encoding: Encoding = field(default_factory=Encoding)
+    quality: int = 95
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job.
+
+    status: `partial` if some of the source could not be read, and `damage` tells what.
+    warnings: what of the source the result does not keep.
+    """
+
+    job: Job
+    frames: int
+    status: Literal["done", "partial"]
+    warnings: tuple[str, ...]
+    damage: tuple[str, ...]
+    seconds: float
+
+
+def expand(inputs: list[Path], output: Path) -> list[Job]:
+    """The jobs for `inputs`, in the order of their names.
+
+    A file goes to `output`, or into it if that is a folder. Of a folder, every video and picture goes to the
+    same place below `output`. Several inputs, or a folder, need an `output` that is a folder, or can become one.
+    Raises SourceError or SinkError.
+    """
+    for path in inputs:
+        if not path.exists():
+            raise SourceError(f"{path}: no such file or folder")
+    if len(inputs) == 1 and not inputs[0].is_dir():
+        return [Job(inputs[0], output / inputs[0].name if output.is_dir() else output)]
+    if output.exists() and not output.is_dir():
+        raise SinkError(f"{output}: must be a folder for more than one input, got a file")
+    jobs = []
+    for path in inputs:
+        if path.is_dir():
+            found = [file for file in sorted(path.rglob("*")) if _is_media(file) and not file.is_relative_to(output)]
+            if not found:
+                raise SourceError(f"{path}: must hold a video or a picture, got none")
+            jobs += [Job(file, output / file.relative_to(path)) for file in found]
+        else:
+            jobs.append(Job(path, output / path.name))
+    by_target: dict[Path, Job] = {}
+    for job in jobs:
+        if other := by_target.get(job.target):
+            raise SinkError(
+                f"{job.target}: every input needs an output of its own, got {other.source} and {job.source}"
+            )
+        by_target[job.target] = job
+    return jobs
+
+
+def enhance(job: Job, engine: Engine, settings: Settings | None = None, progress: Progress | None = None) -> Outcome:
+    """Restore one file. Raises SourceError, SinkError or what the engine raises; then there is no result.
+
+    What of a damaged file can be read is restored, and the outcome is `partial`.
+    """
+    settings = settings or Settings()
+    began = time.monotonic()
+    with _source(job) as source:
+        created = _make_folder(job.target.parent)
+        try:
+            with _writer(job, settings, source, progress) as writer:
+                _run(engine, job, source, writer)
+                writer.commit()
+        except BaseException:
+            for folder in created:
+                if not any(folder.iterdir()):
+                    folder.rmdir()
+            raise
+    return Outcome(
+        job=job,
+        frames=writer.frames,
+        status="partial" if source.damage else "done",
+        warnings=(*source.warnings, *writer.notes),
+        damage=tuple(source.damage),
+        seconds=time.monotonic() - began,
+    )
+
+
+def _run(engine: Engine, job: Job, source: FileSource | PictureSource, writer: FileWriter | PictureWriter) -> None:
+    with Pipeline(engine) as pipeline:
+        stream = pipeline.add(job.source.name, source, writer)
+        try:
+            pipeline.wait()
+        except BaseException:
+            writer.abandon()  # else stopping would write the rest of the file first
+            raise
+    if stream.error is not None:
+        raise stream.error
+
+
+def _source(job: Job) -> FileSource | PictureSource:
+    if _is_picture(job.source):
+        return PictureSource(job.source, stream=job.source.name, upright=not pictures.keeps_orientation(job.target))
+    # Decoding is seldom what takes the time, and frame threads lose the frames beside a damaged one.
+    return FileSource(job.source, stream=job.source.name, threads="slice")
+
+
+def _writer(
+    job: Job, settings: Settings, source: FileSource | PictureSource, progress: Progress | None
+) -> FileWriter | PictureWriter:
+    if isinstance(source, PictureSource):
+        return PictureWriter(job.source, job.target, quality=settings.quality, overwrite=settings.overwrite)
+    expected = source.frames_expected
+
+    def on_frame(frames: int) -> None:
+        if progress:
+            progress(frames, expected)
+
+    return FileWriter(job.source, job.target, settings.encoding, overwrite=settings.overwrite, on_frame=on_frame)
+
+
+def _make_folder(folder: Path) -> list[Path]:
+    """Make `folder` and those above it; gives what was made, the innermost first."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SinkError(f"{folder}: the folder cannot be made ({error.strerror})") from error
+    return missing
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in pictures.SUFFIXES
+
+
+def _is_media(path: Path) -> bool:
+    hidden = path.name.startswith(".")
+    return not hidden and path.is_file() and (_is_picture(path) or path.suffix.lower() in VIDEO_SUFFIXES)

@@ -1,0 +1,266 @@
+"""Frames of a video file, with exact times, and a list of what of the file could not be read.
+
+Knows files on disk; nothing of what becomes of the frames.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import chain
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Literal, Self, cast
+
+import av
+from av.video.stream import VideoStream
+
+from .colour import colour_of, depth_of, to_rgb
+from .errors import SourceError
+from .frame import Frame
+from .media import best_video, cut_off, duration_s, open_media, reason
+
+MAX_PIXELS: Final = 8192 * 8192
+_MOST_DAMAGE_LINES: Final = 20
+_MOST_READ_ERRORS: Final = 100  # in a row
+
+Threads = Literal["auto", "slice"]
+
+
+class FileSource:
+    """The frames of a file's best video stream, in order of presentation; a `daemon.source.Source`.
+
+    path: the file; opened at once, so that SourceError comes from here.
+    stream: the name that the frames carry.
+    threads: `auto` decodes several frames at once; `slice` is slower, but loses no frame beside a damaged one.
+    start, stop: only frames with start <= pts < stop, in units of the stream's time base.
+
+    What is damaged does not end the iteration: it is passed over, and described in `damage`. `seq` counts the
+    frames that are yielded from 0.
+    """
+
+    live: Final = False
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        stream: str = "file",
+        threads: Threads = "auto",
+        start: int | None = None,
+        stop: int | None = None,
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:
+        self.path, self.name = path, stream
+        self.damage: list[str] = []
+        """One line for each thing that could not be read; complete when the iteration is."""
+        self.warnings: list[str] = []
+        """One line for each thing about the frames that the reader should know."""
+        self._threads, self._start, self._stop, self._max_pixels = threads, start, stop, max_pixels
+        self._closed = False
+        self._open()
+
+    def _open(self) -> None:
+        self._container = open_media(self.path)
+        try:
+            self._video = best_video(self._container, self.path)
+            if self._video.codec_context is None:
+                raise SourceError(f"{self.path}: the video must be of a known codec")
+            self._check_size(self._video.width, self._video.height)
+        except SourceError:
+            self._container.close()
+            raise
+        self._video.thread_type = self._threads.upper()
+        self._end_s = 0.0  # where the last packet of any stream ends
+        # Taken now, because PyAV crashes when asked after the container was closed.
+        self.rate: Fraction = self._video.guessed_rate or self._video.average_rate or Fraction(25)
+        """Frames a second, guessed: 25 where the file gives no hint."""
+        self.time_base: Fraction = self._video.time_base or 1 / self.rate
+        self.frames_expected: int | None = self._expected()
+        """About how many frames will come; None if the file does not tell."""
+
+    def _expected(self) -> int | None:
+        if self._start is not None and self._stop is not None:
+            return round((self._stop - self._start) * self.time_base * self.rate)
+        if self._start is not None or self._stop is not None:
+            return None
+        if "mp4" in self._container.format.name and len(self._video.index_entries):
+            return len(self._video.index_entries)  # unlike `frames`, less what an edit list cuts off
+        if self._video.frames:
+            return self._video.frames
+        seconds = duration_s(self._container)
+        return None if seconds is None else round(seconds * self.rate)
+
+    def __iter__(self) -> Iterator[Frame]:
+        seq = 0
+        for decoded in self._in_range():
+            if self._closed:
+                return
+            frame = decoded.frame
+            began = time.monotonic_ns()
+            if not seq:
+                self._look_at(frame)
+            pixels = to_rgb(frame)
+            arrived = time.monotonic_ns()
+            yield Frame(
+                stream=self.name,
+                seq=seq,
+                pts=decoded.pts,
+                time_base=self.time_base,
+                captured_ns=time.time_ns(),
+                arrived_ns=arrived,
+                pixels=pixels,
+                colour=colour_of(frame),
+                sample_aspect_ratio=self._video.sample_aspect_ratio or Fraction(1),
+                rotation=frame.rotation,
+                spent_ns={"decode": decoded.decode_ns, "convert": arrived - began},
+                origin=frame,
+            )
+            seq += 1
+        if not seq and not self._closed and self._start is None and self._stop is None:
+            raise SourceError(
+                f"{self.path}: must have at least one frame, got none"
+                + "".join(f" ({line})" for line in self.damage[:1])
+            )
+
+    def close(self) -> None:
+        """End the iteration before the next packet. The file stays open until the end of `with`."""
+        self._closed = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+        self._container.close()
+
+    def _in_range(self) -> Iterator[_Decoded]:
+        decoded = self._decoded(seek_to=self._start)
+        if self._start is not None:
+            first = next(decoded, None)
+            if first is None or first.made or first.pts > self._start:
+                # The container could not seek to before the start: read what comes before it, and pass it over.
+                self._reopen()
+                decoded = self._decoded()
+            else:
+                decoded = chain((first,), decoded)
+        for item in decoded:
+            if self._stop is not None and item.pts >= self._stop:
+                return
+            if self._start is None or item.pts >= self._start:
+                yield item
+
+    def _reopen(self) -> None:
+        self._container.close()
+        self.damage.clear()
+        self._open()
+
+    def _decoded(self, seek_to: int | None = None) -> Iterator[_Decoded]:
+        """Everything that decodes; then `damage` is complete."""
+        clock = _Clock(1 / self.rate / self.time_base)
+        damaged_packets = damaged_frames = 0
+        if seek_to is not None:
+            with suppress(av.FFmpegError):  # what cannot seek stays at the start, which serves too
+                self._container.seek(seek_to, stream=self._video)
+        spent_ns = 0
+        for packet in self._packets():
+            began = time.monotonic_ns()
+            frames: list[av.VideoFrame] = []
+            try:
+                frames = self._video.decode(packet)
+            except av.FFmpegError as error:
+                damaged_packets += 1
+                if damaged_packets <= _MOST_DAMAGE_LINES:
+                    self.damage.append(f"{_place(packet)} did not decode ({reason(error)})")
+            spent_ns += time.monotonic_ns() - began
+            for frame in frames:
+                self._check_size(frame.width, frame.height)
+                damaged_frames += frame.is_corrupt
+                yield _Decoded(frame, *clock.pts_of(frame), spent_ns)
+                spent_ns = 0
+        if damaged_packets > _MOST_DAMAGE_LINES:
+            self.damage.append(f"{damaged_packets - _MOST_DAMAGE_LINES} more packets did not decode")
+        if damaged_frames:
+            self.damage.append(f"{damaged_frames} frames are damaged: the decoder made up what was missing")
+        line = None if self._closed else cut_off(self._container, self._video, self.path, self._end_s)
+        if line:
+            self.damage.append(line)
+
+    def _packets(self) -> Iterator[av.Packet[VideoStream] | None]:
+        """The video's packets, and None at the end, which makes the decoder give what it holds."""
+        errors = 0
+        packets = self._container.demux()
+        while errors < _MOST_READ_ERRORS and not self._closed:
+            try:
+                packet = next(packets, None)
+            except av.FFmpegError as error:
+                if not errors:
+                    self.damage.append(f"the file is damaged at {self._end_s:.3f} s ({reason(error)})")
+                errors += 1
+                packets = self._container.demux()
+                continue
+            if packet is None:
+                break
+            errors = 0
+            if packet.size:  # not PyAV's own mark of the end
+                self._note_end(packet)
+                if packet.stream_index == self._video.index:
+                    yield cast("av.Packet[VideoStream]", packet)
+        if not self._closed:
+            yield None
+
+    def _note_end(self, packet: av.Packet[Any]) -> None:
+        if packet.pts is not None:
+            end = (packet.pts + (packet.duration or 0)) * packet.time_base
+            self._end_s = max(self._end_s, float(end))
+
+    def _look_at(self, frame: av.VideoFrame) -> None:
+        depth = depth_of(frame.format.name)
+        if depth > 8:
+            self.warnings.append(f"restored at 8 bits: the video has {depth}")
+        if frame.interlaced_frame:
+            self.warnings.append("the video is interlaced: its frames are restored as they are")
+
+    def _check_size(self, width: int, height: int) -> None:
+        if width * height > self._max_pixels:
+            raise SourceError(f"{self.path}: a frame must have at most {self._max_pixels} pixels, got {width}x{height}")
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """made: the file has no time for the frame, `pts` was counted."""
+
+    frame: av.VideoFrame
+    pts: int
+    made: bool
+    decode_ns: int
+
+
+class _Clock:
+    """Gives every frame a time: its own, or that of its packet, or one step after the frame before."""
+
+    def __init__(self, step: Fraction) -> None:
+        self._step = step
+        self._next = Fraction(0)
+
+    def pts_of(self, frame: av.VideoFrame) -> tuple[int, bool]:
+        pts, made = frame.pts, False
+        if pts is None and frame.dts is not None and frame.dts >= self._next - self._step / 2:
+            pts = frame.dts
+        if pts is None:
+            # Not counted on from the rounded one: at 24000/1001 that would drift.
+            pts, made = round(self._next), True
+            self._next += self._step
+        else:
+            self._next = pts + self._step
+        return pts, made
+
+
+def _place(packet: av.Packet[VideoStream] | None) -> str:
+    if packet is None:
+        return "the last packet"
+    stamp = packet.pts if packet.pts is not None else packet.dts
+    return "a packet" if stamp is None else f"the packet at {float(stamp * packet.time_base):.3f} s"

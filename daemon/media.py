@@ -1,0 +1,74 @@
+"""Media files as such: opening them, finding the video in them, and telling whether their end is missing.
+
+Knows containers and streams; decodes nothing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import av
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.stream import VideoStream
+
+from .errors import SourceError
+
+_WRITTEN_DURATION: Final = ("matroska", "avi", "flv", "asf")  # others may only estimate it
+_DURATION_TOLERANCE_S: Final = 0.5
+
+
+def open_media(path: Path) -> InputContainer:
+    """Open a media file for reading; SourceError, in one line, if it is missing or not a media file."""
+    if not path.exists():
+        raise SourceError(f"{path}: no such file")
+    if not path.is_file():
+        raise SourceError(f"{path}: must be a file, got a {'folder' if path.is_dir() else 'device or pipe'}")
+    try:
+        # With the protocol before it, a name like `a:b.mp4` is not taken for one.
+        return av.open(f"file:{path.absolute()}", metadata_errors="replace")
+    except av.InvalidDataError as error:
+        raise SourceError(f"{path}: must be a video file, got one of another kind, or without its index") from error
+    except av.FFmpegError as error:
+        raise SourceError(f"{path}: cannot be read ({reason(error)})") from error
+
+
+def best_video(container: InputContainer, path: Path) -> VideoStream:
+    """The video stream that a player would show; SourceError if there is none but cover pictures."""
+    streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+    if not streams:
+        kinds = " and ".join(sorted({stream.type for stream in container.streams})) or "nothing"
+        got = "a cover picture" if container.streams.video else kinds
+        raise SourceError(f"{path}: must have a video stream, got only {got}")
+    preferred = [stream for stream in streams if stream.disposition & Disposition.default] or streams
+    best = container.streams.best("video")
+    return next((stream for stream in preferred if best and stream.index == best.index), preferred[0])
+
+
+def reason(error: av.FFmpegError) -> str:
+    """What went wrong, without error numbers and function names."""
+    return (error.strerror or type(error).__name__).lower()
+
+
+def duration_s(container: InputContainer) -> float | None:
+    return None if container.duration is None else container.duration / av.time_base
+
+
+def cut_off(container: InputContainer, video: VideoStream, path: Path, end_s: float) -> str | None:
+    """One line if the file ends before its header says; `end_s` is where the last packet of any stream ended."""
+    if "mp4" in container.format.name:
+        # What an edit list leaves out is not in the index either, so this holds for edited files too.
+        size = path.stat().st_size
+        missing = [entry.timestamp for entry in video.index_entries if entry.pos + entry.size > size]
+        if not missing:
+            return None
+        begin_s = float(min(missing) * (video.time_base or 0))
+        return f"the file is cut off: {len(missing)} of {len(video.index_entries)} frames missing, from {begin_s:.3f} s"
+    declared_s = duration_s(container)
+    if declared_s is None or not any(name in container.format.name for name in _WRITTEN_DURATION):
+        return None
+    there_s = end_s - (container.start_time or 0) / av.time_base
+    if declared_s - there_s <= _DURATION_TOLERANCE_S:
+        return None
+    return f"the file is cut off at {there_s:.3f} s of {declared_s:.3f} s"

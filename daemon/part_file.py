@@ -1,0 +1,61 @@
+"""A file that appears whole or not at all: written beside its place under another name, then renamed.
+
+Knows names and folders; nothing of what is written.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+from .errors import SinkError
+
+
+class PartFile:
+    """An empty file in `target`'s folder, to be written and then committed or discarded.
+
+    Raises SinkError if the folder cannot be written, if `target` is `source`, or if it exists and must not be
+    replaced.
+    """
+
+    def __init__(self, target: Path, *, source: Path, overwrite: bool = False) -> None:
+        self.target, self._overwrite = target, overwrite
+        if not target.name or target.is_dir():
+            raise SinkError(f"{target}: the output must be a file, got a folder")
+        if target.exists() and target.samefile(source):
+            raise SinkError(f"{target}: the output must be another file than the input")
+        self._check_free()
+        # Short, because the whole name must stay below the file system's limit; the suffix tells FFmpeg the format.
+        self.path = target.with_name(f".{target.stem[:40]}.{secrets.token_hex(4)}.part{target.suffix}")
+        try:
+            # Not by tempfile, whose files are nobody else's to read.
+            os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        except OSError as error:
+            raise SinkError(f"{target}: the folder must be writable ({error.strerror})") from error
+
+    def commit(self) -> None:
+        """Make the file durable and give it its name."""
+        self._check_free()
+        try:
+            _sync(self.path)
+            self.path.replace(self.target)
+            _sync(self.target.parent)
+        except OSError as error:
+            raise SinkError(f"{self.target}: cannot be written ({error.strerror})") from error
+
+    def discard(self) -> None:
+        """Leave nothing behind; after `commit`, and again, this does nothing."""
+        self.path.unlink(missing_ok=True)
+
+    def _check_free(self) -> None:
+        if not self._overwrite and self.target.exists():
+            raise SinkError(f"{self.target}: the output must not exist yet, unless it may be overwritten")
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

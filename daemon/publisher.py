@@ -1,0 +1,174 @@
+"""Publish restored frames over ZeroMQ.
+
+Knows sockets and the wire format; nothing of where frames come from.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Literal
+
+import cv2
+import numpy as np
+import zmq
+from numpy.typing import NDArray
+
+from . import wire
+from .errors import SinkError
+from .frame import Frame, Publication, boot_id
+
+HEAD_SIZE = 1024
+"""Bytes kept free for topic and header before the pixels; a multiple of the payload's alignment."""
+
+HEARTBEAT_MS = 500
+HEARTBEAT_TIMEOUT_MS = 1500
+
+
+@dataclass(frozen=True)
+class PublisherOptions:
+    """How frames are published.
+
+    high_water_mark: frames that may wait for a slow subscriber before the next ones pass it by; each keeps its
+    buffer, so this bounds the memory too.
+    encoding: `raw` RGB, or `jpeg` of `jpeg_quality` 1 to 100.
+    """
+
+    high_water_mark: int = 2
+    encoding: Literal["raw", "jpeg"] = "raw"
+    jpeg_quality: int = 90
+
+
+class Publisher:
+    """A bound socket that the streams of a daemon share; `stream` gives each its sink.
+
+    A subscriber that is too slow misses frames; nobody else waits for it. Threads may share a publisher.
+    """
+
+    def __init__(self, endpoint: str, model: str, options: PublisherOptions | None = None) -> None:
+        self._options = options or PublisherOptions()
+        self._model, self._run_id = model, secrets.token_hex(8)
+        self._context = zmq.Context()
+        # XPUB tells who subscribes; VERBOSER, each of them and not only the first of a topic.
+        self._socket: zmq.Socket[bytes] = self._context.socket(zmq.XPUB)
+        self._lock = threading.Lock()
+        self._subscribed: dict[bytes, int] = {}
+        try:
+            for option, value in (
+                (zmq.XPUB_VERBOSER, 1),
+                (zmq.SNDHWM, self._options.high_water_mark),
+                (zmq.LINGER, 500),
+                (zmq.HEARTBEAT_IVL, HEARTBEAT_MS),
+                (zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS),
+            ):
+                self._socket.setsockopt(option, value)
+            self._socket.bind(endpoint)
+        except zmq.ZMQError as error:
+            self._context.destroy(linger=0)
+            reason = "the address is in use" if error.errno == zmq.EADDRINUSE else str(error)
+            raise SinkError(f"cannot publish at {endpoint!r}: {reason}") from error
+        self.endpoint = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        """Where it is bound; a port that was `*` has its number here."""
+
+    def stream(self, name: str) -> StreamPublisher:
+        """The sink of one stream. SinkError for a name that cannot be a topic."""
+        try:
+            return StreamPublisher(self, wire.topic_bytes(name), self._options)
+        except wire.WireError as error:
+            raise SinkError(str(error)) from error
+
+    def publication(self) -> Publication:
+        return Publication(self._run_id, self._model, boot_id(), time.monotonic_ns(), time.time_ns())
+
+    def wanted(self, topic: bytes) -> bool:
+        """Somebody subscribes to `topic`."""
+        with self._lock:
+            self._read_subscriptions()
+            return any(topic.startswith(prefix) for prefix in self._subscribed)
+
+    def await_subscribers(self, count: int, stop: threading.Event) -> None:
+        """Wait until `count` subscriptions are there, or `stop` is set."""
+        while not stop.is_set():
+            with self._lock:
+                self._read_subscriptions()
+                if sum(self._subscribed.values()) >= count:
+                    return
+                self._socket.poll(50, zmq.POLLIN)
+
+    def send(self, data: memoryview | bytes) -> zmq.MessageTracker | None:
+        """Send one message; the tracker tells when `data` may change again."""
+        with self._lock:
+            if self._socket.closed:
+                raise SinkError("the publisher is closed")
+            return self._socket.send(data, copy=False, track=True)
+
+    def _read_subscriptions(self) -> None:
+        while not self._socket.closed:
+            try:
+                event = self._socket.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            if event[:1] in (b"\0", b"\1"):
+                prefix, change = event[1:], 1 if event[:1] == b"\1" else -1
+                left = self._subscribed.get(prefix, 0) + change
+                if left > 0:
+                    self._subscribed[prefix] = left
+                else:
+                    self._subscribed.pop(prefix, None)
+
+    def close(self) -> None:
+        """Deliver what was sent (for at most half a second), then free the address."""
+        with self._lock:
+            self._socket.close()
+        self._context.term()
+
+
+class StreamPublisher:
+    """The sink of one stream: frames go out from the buffer that they were merged into, without a copy."""
+
+    def __init__(self, publisher: Publisher, topic: bytes, options: PublisherOptions) -> None:
+        self._publisher, self._topic, self._options = publisher, topic, options
+        self._lent: deque[NDArray[np.uint8]] = deque()
+        self._sent: deque[tuple[NDArray[np.uint8], zmq.MessageTracker]] = deque()
+
+    def lend(self, frame: Frame) -> NDArray[np.uint8]:
+        shape = (frame.height, frame.width, 3)
+        size = HEAD_SIZE + frame.height * frame.width * 3
+        message = self._reuse(size)
+        if message is None:
+            message = np.empty(size, np.uint8)
+        self._lent.append(message)
+        return message[HEAD_SIZE:].reshape(shape)
+
+    def _reuse(self, size: int) -> NDArray[np.uint8] | None:
+        """A buffer that ZeroMQ is done with: fresh memory costs more than the copy into it."""
+        for _ in range(len(self._sent)):
+            message, tracker = self._sent.popleft()
+            if not tracker.done:
+                self._sent.append((message, tracker))
+            elif len(message) == size:
+                return message
+        return None
+
+    def send(self, frame: Frame) -> None:
+        message = self._lent.popleft()
+        if not self._publisher.wanted(self._topic):
+            return
+        publication = self._publisher.publication()
+        header = wire.frame_header(frame, publication, self._options.encoding)
+        if self._options.encoding == "jpeg":
+            quality = [cv2.IMWRITE_JPEG_QUALITY, self._options.jpeg_quality]
+            _, data = cv2.imencode(".jpg", frame.pixels[..., ::-1], quality)
+            self._publisher.send(wire.pack_head(self._topic, header) + data.tobytes())
+            return
+        message[:HEAD_SIZE] = np.frombuffer(wire.pack_head(self._topic, header, HEAD_SIZE), np.uint8)
+        tracker = self._publisher.send(message.data)
+        if tracker is not None:
+            self._sent.append((message, tracker))
+
+    def close(self) -> None:
+        self._lent.clear()
+        self._sent.clear()

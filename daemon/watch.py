@@ -1,0 +1,150 @@
+"""What `deblurd watch` does: receive frames, count and show them, save them.
+
+Knows the client only, as any other subscriber would.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from .client import Subscriber
+from .errors import SinkError, SourceError
+from .frame import Frame
+
+STOP_POLL_S = 0.1
+RECENT = 300
+"""Frames that the statistics look back on."""
+
+
+@dataclass
+class StreamStatistics:
+    """What came of one stream."""
+
+    frames: int = 0
+    missed: int = 0
+    """Frames that the daemon published and this subscriber never got, or that the daemon dropped."""
+    last_seq: int | None = None
+    size: str = ""
+    ages_s: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
+    times_s: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
+
+    def count(self, frame: Frame) -> None:
+        if self.last_seq is not None and frame.seq > self.last_seq:
+            self.missed += frame.seq - self.last_seq - 1
+        self.last_seq = frame.seq
+        self.frames += 1
+        self.size = f"{frame.width}x{frame.height}"
+        self.ages_s.append(frame.age_s())
+        self.times_s.append(time.monotonic())
+
+    @property
+    def fps(self) -> float:
+        passed = self.times_s[-1] - self.times_s[0] if len(self.times_s) > 1 else 0.0
+        return (len(self.times_s) - 1) / passed if passed else 0.0
+
+    def age_ms(self, percentile: float) -> float:
+        return float(np.percentile(self.ages_s, percentile)) * 1000
+
+
+def watch(
+    endpoint: str,
+    streams: Sequence[str] | None,
+    *,
+    save: Path | None,
+    count: int | None,
+    timeout_s: float | None,
+    as_json: bool,
+    quiet: bool,
+    stop: threading.Event,
+) -> None:
+    """Receive until `count` frames are there or `stop` is set. SourceError if none comes for `timeout_s`."""
+    if save is not None:
+        try:
+            save.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SinkError(f"{save}: not a folder that can be written ({error.strerror})") from error
+    statistics: dict[str, StreamStatistics] = {}
+    console = Console(stderr=True)
+    # Saving wants every frame; looking wants the newest.
+    mode = "queued" if save is not None or as_json or count is not None else "newest"
+    try:
+        subscriber = Subscriber(endpoint, streams, mode=mode)
+    except ValueError as error:
+        raise SourceError(str(error)) from error
+    with subscriber, Live(console=console, auto_refresh=False, transient=quiet) as live:
+        received, waiting_since, shown = 0, time.monotonic(), 0.0
+        while not stop.is_set() and (count is None or received < count):
+            now = time.monotonic()
+            if not quiet and now - shown > 0.25:
+                live.update(_table(endpoint, statistics), refresh=True)
+                shown = now
+            try:
+                frame = subscriber.receive(STOP_POLL_S)
+            except TimeoutError:
+                if timeout_s is not None and time.monotonic() - waiting_since > timeout_s:
+                    raise SourceError(f"{endpoint}: no frame came for {timeout_s:g} s") from None
+                continue
+            waiting_since, received = time.monotonic(), received + 1
+            statistics.setdefault(frame.stream, StreamStatistics()).count(frame)
+            if save is not None:
+                _save(frame, save)
+            if as_json:
+                _print(frame)
+        if not quiet:
+            live.update(_table(endpoint, statistics), refresh=True)
+
+
+def _save(frame: Frame, folder: Path) -> None:
+    name = f"{frame.stream.replace('/', '_')}-{frame.seq:08d}.png"
+    ok, data = cv2.imencode(".png", frame.pixels[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    try:
+        if not ok:
+            raise OSError("it does not encode")
+        (folder / name).write_bytes(data.tobytes())
+    except OSError as error:
+        raise SinkError(f"{folder / name}: not written ({error.strerror or error})") from error
+
+
+def _print(frame: Frame) -> None:
+    publication = frame.publication
+    line = {
+        "stream": frame.stream,
+        "seq": frame.seq,
+        "epoch": frame.epoch,
+        "time_s": frame.time_s,
+        "width": frame.width,
+        "height": frame.height,
+        "age_s": round(frame.age_s(), 6),
+        "drops": frame.drops,
+        "spent_ns": dict(frame.spent_ns),
+        "model": publication.model if publication else None,
+        "run_id": publication.run_id if publication else None,
+    }
+    sys.stdout.write(json.dumps(line) + "\n")
+    sys.stdout.flush()
+
+
+def _table(endpoint: str, statistics: dict[str, StreamStatistics]) -> Table:
+    table = Table(title=f"{endpoint}", title_justify="left")
+    table.add_column("stream")
+    for name in ("size", "frames", "missed", "fps", "age p50", "age p99"):
+        table.add_column(name, justify="right")
+    for name, one in sorted(statistics.items()):
+        ages = (f"{one.age_ms(50):.0f} ms", f"{one.age_ms(99):.0f} ms")
+        table.add_row(name, one.size, str(one.frames), str(one.missed), f"{one.fps:.1f}", *ages)
+    if not statistics:
+        table.caption = "waiting for the first frame"
+    return table

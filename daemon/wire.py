@@ -1,0 +1,196 @@
+"""The wire format: one ZeroMQ message of one part for each frame.
+
+Knows bytes; nothing of sockets. `docs/2-wire-format.md` describes it for clients in other languages.
+
+    topic           UTF-8, 1 to 255 bytes, no NUL: the stream's name
+    0x00            ends the topic: ZeroMQ matches prefixes, and `cam1` must not match `cam10`
+    header length   unsigned 32-bit little endian
+    header          JSON object, UTF-8; spaces may follow it within the length
+    padding         zeros up to the next multiple of 64 from the message's start
+    payload         pixels as `encoding` says
+
+One part, because a socket with CONFLATE keeps only the last part of a message.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .frame import Colour, Frame, Publication
+
+VERSION = 1
+ALIGNMENT = 64
+MAX_TOPIC = 255
+MAX_HEADER = 1 << 16
+
+Buffer = bytes | bytearray | memoryview
+
+
+class WireError(ValueError):
+    """A message is not of this format, or of a newer one."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """A message taken apart; `payload` is a view of the bytes it came in."""
+
+    topic: str
+    header: dict[str, Any]
+    payload: memoryview
+
+
+def topic_bytes(stream: str) -> bytes:
+    """What to subscribe to for `stream`, terminator included. WireError for a name that cannot be a topic."""
+    name = stream.encode()
+    if not 1 <= len(name) <= MAX_TOPIC or b"\0" in name:
+        raise WireError(f"a stream's name must be 1 to {MAX_TOPIC} bytes without NUL, got {stream!r}")
+    return name + b"\0"
+
+
+def frame_header(frame: Frame, publication: Publication, encoding: str) -> dict[str, Any]:
+    """The header of a frame; field by field what `Frame` and `Publication` say."""
+    return {
+        "version": VERSION,
+        "kind": "frame",
+        "stream": frame.stream,
+        "seq": frame.seq,
+        "epoch": frame.epoch,
+        "pts": frame.pts,
+        "time_base": [frame.time_base.numerator, frame.time_base.denominator],
+        "captured_ns": frame.captured_ns,
+        "clock": frame.clock,
+        "arrived_ns": frame.arrived_ns,
+        "published_ns": publication.published_ns,
+        "published_unix_ns": publication.published_unix_ns,
+        "boot_id": publication.boot_id,
+        "run_id": publication.run_id,
+        "model": publication.model,
+        "spent_ns": dict(frame.spent_ns),
+        "drops": frame.drops,
+        "width": frame.width,
+        "height": frame.height,
+        "pixel_format": "rgb24",
+        "encoding": encoding,
+        "colour": [frame.colour.primaries, frame.colour.transfer, frame.colour.matrix, int(frame.colour.full_range)],
+        "sample_aspect_ratio": [frame.sample_aspect_ratio.numerator, frame.sample_aspect_ratio.denominator],
+        "rotation": frame.rotation,
+    }
+
+
+def pack_head(topic: bytes, header: dict[str, Any], size: int | None = None) -> bytes:
+    """Everything before the payload. With `size`, exactly that long (a multiple of 64), so that the payload may
+    be written before the header is known; WireError if the header does not fit."""
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    begin = len(topic) + 4
+    if size is None:
+        head = topic + struct.pack("<I", len(text)) + text
+        return head + bytes(-len(head) % ALIGNMENT)
+    if begin + len(text) > size:
+        raise WireError(f"a header of {len(text)} bytes does not fit in {size - begin}")
+    return topic + struct.pack("<I", size - begin) + text.ljust(size - begin)
+
+
+def unpack(data: Buffer) -> Message:
+    """Take a message apart without copying the payload. WireError for anything but this format."""
+    view = memoryview(data).cast("B")
+    end = bytes(view[: MAX_TOPIC + 1]).find(b"\0")
+    if end < 1:
+        raise WireError("a message must begin with a topic and a NUL")
+    if len(view) < end + 5:
+        raise WireError(f"a message must hold a header length after its topic, got {len(view)} bytes in all")
+    (length,) = struct.unpack_from("<I", view, end + 1)
+    begin = end + 5
+    if length > MAX_HEADER or begin + length > len(view):
+        raise WireError(f"a header must be at most {MAX_HEADER} bytes and within its message, got {length}")
+    try:
+        topic = bytes(view[:end]).decode()
+        header = json.loads(bytes(view[begin : begin + length]))
+    except (ValueError, RecursionError) as error:
+        raise WireError(f"a header must be a JSON object in UTF-8 ({error})") from error
+    if not isinstance(header, dict):
+        raise WireError(f"a header must be a JSON object, got {type(header).__name__}")
+    version = header.get("version")
+    if type(version) is not int or version < 1:
+        raise WireError(f"'version' must be a whole number from 1, got {version!r}")
+    if version > VERSION:
+        raise WireError(f"the publisher speaks wire format {version}, this client {VERSION}: update the client")
+    payload = view[min(len(view), -(-(begin + length) // ALIGNMENT) * ALIGNMENT) :]
+    return Message(topic, header, payload)
+
+
+def to_frame(message: Message) -> Frame:
+    """The frame of a message of kind `frame`; raw pixels are a read-only view. WireError for a malformed one."""
+    header = message.header
+    try:
+        width, height = _count(header["width"]), _count(header["height"])
+        if header["pixel_format"] != "rgb24":
+            raise WireError(f"'pixel_format' must be rgb24, got {header['pixel_format']!r}")
+        primaries, transfer, matrix, full_range = header["colour"]
+        return Frame(
+            stream=str(header["stream"]),
+            seq=int(header["seq"]),
+            pts=None if header["pts"] is None else int(header["pts"]),
+            time_base=Fraction(*map(int, header["time_base"])),
+            captured_ns=int(header["captured_ns"]),
+            clock="sender" if header["clock"] == "sender" else "arrival",
+            arrived_ns=int(header["arrived_ns"]),
+            epoch=int(header["epoch"]),
+            pixels=_pixels(header["encoding"], message.payload, height, width),
+            colour=Colour(int(primaries), int(transfer), int(matrix), bool(full_range)),
+            sample_aspect_ratio=Fraction(*map(int, header["sample_aspect_ratio"])),
+            rotation=int(header["rotation"]),
+            spent_ns={str(stage): int(ns) for stage, ns in header["spent_ns"].items()},
+            drops=int(header["drops"]),
+            publication=Publication(
+                run_id=str(header["run_id"]),
+                model=str(header["model"]),
+                boot_id=str(header["boot_id"]),
+                published_ns=int(header["published_ns"]),
+                published_unix_ns=int(header["published_unix_ns"]),
+            ),
+        )
+    except KeyError as error:
+        raise WireError(f"a frame's header must hold {error.args[0]!r}") from error
+    except (TypeError, ValueError, ArithmeticError, AttributeError) as error:
+        if isinstance(error, WireError):
+            raise
+        raise WireError(f"a frame's header holds a value of the wrong kind ({error})") from error
+
+
+def _count(value: object) -> int:
+    if type(value) is not int or not 1 <= value <= 1 << 16:
+        raise WireError(f"'width' and 'height' must be 1 to 65536, got {value!r}")
+    return value
+
+
+def _pixels(encoding: object, payload: memoryview, height: int, width: int) -> NDArray[np.uint8]:
+    if encoding == "raw":
+        if len(payload) != height * width * 3:
+            raise WireError(f"a raw payload of {width}x{height} must be {height * width * 3} bytes, got {len(payload)}")
+        pixels = np.frombuffer(payload, np.uint8).reshape(height, width, 3)
+        pixels.flags.writeable = False
+        return pixels
+    if encoding == "jpeg":
+        pixels = _decode_jpeg(payload)
+        if pixels.shape != (height, width, 3):
+            raise WireError(f"a JPEG payload must be {width}x{height}, got {pixels.shape[1]}x{pixels.shape[0]}")
+        return pixels
+    raise WireError(f"'encoding' must be raw or jpeg, got {encoding!r}")
+
+
+def _decode_jpeg(payload: memoryview) -> NDArray[np.uint8]:
+    try:
+        import cv2  # only here: a client of raw frames does without it
+    except ImportError as error:
+        raise WireError("frames encoded as JPEG need the package opencv-python-headless") from error
+    bgr = cv2.imdecode(np.frombuffer(payload, np.uint8), cv2.IMREAD_COLOR) if len(payload) else None
+    if bgr is None:
+        raise WireError("a JPEG payload does not decode")
+    return np.ascontiguousarray(bgr[..., ::-1], dtype=np.uint8)

@@ -1,0 +1,235 @@
+"""What every engine promises, checked on every back-end."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import models
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from engine.backends import BACKENDS, open_engine
+from engine.errors import EngineError
+from engine.protocol import Engine, EngineOptions, Frames
+
+RECURRENT = ["openvino"]
+OPTIONS = EngineOptions(precision="f32", slots=2, tile_px=64)
+
+
+@dataclass(frozen=True)
+class Case:
+    """An engine, and what it must make of a batch."""
+
+    engine: Engine
+    expected: Callable[[Frames], Frames]
+
+
+@pytest.fixture(params=sorted(BACKENDS))
+def case(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Case]:
+    path = models.write_model(tmp_path, models.brighten_onnx())
+    with open_engine(request.param, str(path), OPTIONS) as engine:
+        yield Case(engine, (lambda frames: frames) if request.param == "identity" else models.brightened)
+
+
+@pytest.fixture(params=RECURRENT)
+def echo(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
+    path = models.write_model(tmp_path, models.echo_onnx(), states=(models.STATE,))
+    with open_engine(request.param, str(path), OPTIONS) as engine:
+        yield engine
+
+
+def frames(*shape: int, seed: int = 0) -> Frames:
+    return np.random.default_rng(seed).integers(0, 256, (*shape, 3), np.uint8)
+
+
+def flat(*levels: int) -> Frames:
+    """One grey frame for each level."""
+    return np.stack([np.full((8, 8, 3), level, np.uint8) for level in levels])
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 4), (3, 32, 64), (4, 64, 8)])
+def test_a_batch_of_any_allowed_shape_comes_back_restored(case: Case, shape: tuple[int, int, int]) -> None:
+    batch = frames(*shape)
+    with case.engine.submit(batch).result() as result:
+        assert result.frames.dtype == np.uint8
+        np.testing.assert_array_equal(result.frames, case.expected(batch))
+        assert len(result.states) == len(batch)
+
+
+def test_a_view_into_a_larger_frame_is_taken_as_it_looks(case: Case) -> None:
+    batch = frames(1, 48, 48)[:, 8:40:2, 4:36, ::-1]
+    with case.engine.submit(batch).result() as result:
+        np.testing.assert_array_equal(result.frames, case.expected(batch))
+
+
+def test_each_ticket_gives_its_own_batch_whatever_the_order_of_asking(case: Case) -> None:
+    batches = [frames(1, 16, 16, seed=seed) for seed in range(case.engine.spec.slots)]
+    tickets = [case.engine.submit(batch) for batch in batches]
+    for batch, ticket in reversed(list(zip(batches, tickets, strict=True))):
+        with ticket.result() as result:
+            np.testing.assert_array_equal(result.frames, case.expected(batch))
+
+
+def test_batches_of_different_sizes_are_in_flight_together(case: Case) -> None:
+    small, large = frames(1, 8, 8), frames(2, 32, 16)
+    first, second = case.engine.submit(small), case.engine.submit(large)
+    with first.result() as a, second.result() as b:
+        np.testing.assert_array_equal(a.frames, case.expected(small))
+        np.testing.assert_array_equal(b.frames, case.expected(large))
+
+
+def test_a_result_stands_while_other_slots_work(case: Case) -> None:
+    batch = frames(1, 16, 16)
+    with case.engine.submit(batch).result() as kept:
+        for seed in range(1, 8):
+            case.engine.submit(frames(1, 16, 16, seed=seed)).result().release()
+        np.testing.assert_array_equal(kept.frames, case.expected(batch))
+
+
+def test_a_released_slot_serves_the_next_batch(case: Case) -> None:
+    batch = frames(1, 8, 8)
+    for _ in range(3 * case.engine.spec.slots):
+        case.engine.submit(batch).result().release()
+
+
+def test_releasing_twice_gives_one_slot_back(case: Case) -> None:
+    held = [case.engine.submit(frames(1, 8, 8)).result() for _ in range(case.engine.spec.slots)]
+    held[0].release()
+    held[0].release()
+    held[0] = case.engine.submit(frames(1, 8, 8)).result()
+    waiting = _in_thread(lambda: case.engine.submit(frames(1, 8, 8)))
+    closing = _in_thread(case.engine.close)
+    assert isinstance(waiting(), EngineError)  # there was no second slot to take
+    for result in held:
+        result.release()
+    assert closing() is None
+
+
+def test_a_submit_beyond_the_slots_goes_on_when_one_is_released(case: Case) -> None:
+    held = [case.engine.submit(frames(1, 8, 8)).result() for _ in range(case.engine.spec.slots)]
+    outcome = _in_thread(lambda: case.engine.submit(frames(1, 8, 8)).result().release())
+    held.pop().release()
+    assert outcome() is None
+    for result in held:
+        result.release()
+
+
+@pytest.mark.parametrize(
+    ("batch", "rule"),
+    [
+        (np.zeros((1, 8, 8, 3), np.float32), "uint8"),
+        (np.zeros((8, 8, 3), np.uint8), r"\(N, H, W, 3\)"),
+        (np.zeros((1, 8, 8, 4), np.uint8), r"\(N, H, W, 3\)"),
+        (np.zeros((1, 8, 6, 3), np.uint8), "multiples of 4"),
+        (np.zeros((1, 0, 8, 3), np.uint8), "multiples of 4"),
+        (np.zeros((0, 8, 8, 3), np.uint8), "1 to 4 frames"),
+        (np.zeros((5, 8, 8, 3), np.uint8), "1 to 4 frames"),
+        (np.zeros((1, 8, 68, 3), np.uint8), "at most 64x64"),
+    ],
+)
+def test_a_batch_that_the_spec_forbids_is_refused_and_takes_no_slot(
+    case: Case, batch: NDArray[np.uint8], rule: str
+) -> None:
+    for _ in range(case.engine.spec.slots + 1):
+        with pytest.raises(EngineError, match=rule):
+            case.engine.submit(batch)
+    case.engine.submit(frames(1, 8, 8)).result().release()
+
+
+def test_states_must_be_one_per_frame(case: Case) -> None:
+    with pytest.raises(EngineError, match="one per frame"):
+        case.engine.submit(frames(2, 8, 8), [None])
+
+
+def test_a_closed_engine_refuses_batches(case: Case) -> None:
+    case.engine.close()
+    with pytest.raises(EngineError, match="closed"):
+        case.engine.submit(frames(1, 8, 8))
+
+
+def test_closing_twice_is_allowed(case: Case) -> None:
+    case.engine.close()
+    case.engine.close()
+
+
+def test_close_wakes_a_waiting_submit_and_waits_for_what_is_lent(case: Case) -> None:
+    batch = frames(1, 8, 8)
+    held = [case.engine.submit(batch).result() for _ in range(case.engine.spec.slots)]
+    waiting = _in_thread(lambda: case.engine.submit(batch))
+    closing = _in_thread(case.engine.close)
+    assert isinstance(waiting(), EngineError)
+    np.testing.assert_array_equal(held[0].frames, case.expected(batch))
+    for result in held:
+        result.release()
+    assert closing() is None
+
+
+def test_a_history_is_carried_from_frame_to_frame(echo: Engine) -> None:
+    with echo.submit(flat(40)).result() as first:
+        assert first.frames[0, 0, 0, 0] == 40
+        states = first.states
+    with echo.submit(flat(100), states).result() as second:
+        assert second.frames[0, 0, 0, 0] == 100 + 40 // 2
+
+
+def test_none_starts_a_history_afresh(echo: Engine) -> None:
+    echo.submit(flat(40)).result().release()
+    with echo.submit(flat(100), [None]).result() as result:
+        assert result.frames[0, 0, 0, 0] == 100
+
+
+def test_streams_mixed_in_one_batch_keep_their_own_histories(echo: Engine) -> None:
+    with echo.submit(flat(40)).result() as result:
+        (old,) = result.states
+    with echo.submit(flat(100, 100), [None, old]).result() as result:
+        assert [int(frame[0, 0, 0]) for frame in result.frames] == [100, 120]
+        newer, older = result.states
+    with echo.submit(flat(0, 0), [older, newer]).result() as result:
+        assert [int(frame[0, 0, 0]) for frame in result.frames] == [60, 50]
+
+
+def test_a_frame_that_is_dropped_leaves_no_trace(echo: Engine) -> None:
+    with echo.submit(flat(40)).result() as result:
+        states = result.states
+    echo.submit(flat(200), states).result().release()
+    with echo.submit(flat(100), states).result() as result:
+        assert result.frames[0, 0, 0, 0] == 120
+
+
+def test_a_history_of_another_size_is_refused_and_takes_no_slot(echo: Engine) -> None:
+    with echo.submit(frames(1, 16, 16)).result() as result:
+        states = result.states
+    for _ in range(echo.spec.slots + 1):
+        with pytest.raises(EngineError):
+            echo.submit(flat(1), states)
+    echo.submit(flat(1)).result().release()
+
+
+def test_the_spec_tells_whether_there_is_a_history(case: Case, echo: Engine) -> None:
+    assert not case.engine.spec.recurrent
+    assert echo.spec.recurrent
+
+
+def _in_thread(call: Callable[[], object]) -> Callable[[], BaseException | None]:
+    """Start `call`; the function returned waits for its end and tells what it raised."""
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            call()
+        except EngineError as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run, name="test-submit")
+    thread.start()
+
+    def end() -> BaseException | None:
+        thread.join(30)
+        assert not thread.is_alive()
+        return raised[0] if raised else None
+
+    return end
