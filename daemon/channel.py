@@ -15,7 +15,7 @@ T = TypeVar("T")
 Overflow = Literal["block", "drop_oldest"]
 
 
-class Closed(Exception):
+class ClosedError(Exception):
     """The channel was closed."""
 
 
@@ -37,7 +37,7 @@ class Channel(Generic[T]):
         self.drops = 0
 
     def put(self, item: T) -> None:
-        """Hand over `item`; raises Closed if the channel is, or becomes so while waiting for room."""
+        """Hand over `item`; raises ClosedError if the channel is, or becomes so while waiting for room."""
         with self._changed:
             if self._overflow == "drop_oldest":
                 if len(self._items) == self._capacity and not self._closed:
@@ -46,7 +46,7 @@ class Channel(Generic[T]):
             else:
                 self._changed.wait_for(lambda: len(self._items) < self._capacity or self._closed)
             if self._closed:
-                raise Closed
+                raise ClosedError
             self._items.append(item)
             self._changed.notify_all()
 
@@ -71,7 +71,7 @@ class Channel(Generic[T]):
 
     @property
     def exhausted(self) -> bool:
-        """Closed, and nothing left in it."""
+        """ClosedError, and nothing left in it."""
         with self._changed:
             return self._closed and not self._items
 

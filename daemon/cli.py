@@ -37,7 +37,9 @@ ConfigFile = Annotated[
 EngineName = Annotated[
     str | None, typer.Option("--engine", help="auto, openvino, or identity (changes nothing: a dry run).")
 ]
-ModelName = Annotated[str | None, typer.Option("--model", help="A shipped model's name, or a path to a .json or .onnx.")]
+ModelName = Annotated[
+    str | None, typer.Option("--model", help="A shipped model's name, or a path to a .json or .onnx.")
+]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say more.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say only what went wrong.")]
 
@@ -45,7 +47,7 @@ Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say only what went w
 @app.command()
 def run(
     sources: Annotated[
-        list[str] | None, typer.Argument(help="Video files; NAME=FILE gives the stream a name.", metavar="[SOURCE]...")
+        list[str] | None, typer.Argument(help="Video files; NAME=FILE gives the stream a name.", metavar="SOURCE")
     ] = None,
     config: ConfigFile = None,
     publish: Annotated[str | None, typer.Option(help="Where subscribers connect, e.g. tcp://127.0.0.1:5555.")] = None,
@@ -89,7 +91,7 @@ def watch(
     stream: Annotated[list[str] | None, typer.Option(help="Receive this stream only; may be given again.")] = None,
     save: Annotated[Path | None, typer.Option(help="Write every frame as a PNG into this folder.")] = None,
     count: Annotated[int | None, typer.Option(min=1, help="End after this many frames.")] = None,
-    timeout: Annotated[float | None, typer.Option(min=0.0, help="Fail when no frame comes for so many seconds.")] = None,
+    timeout: Annotated[float | None, typer.Option(min=0.0, help="End when no frame comes for so many seconds.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a frame on standard output.")] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -108,7 +110,9 @@ def enhance(
     inputs: Annotated[list[Path], typer.Argument(help="Videos, pictures, or folders of either.", metavar="INPUT...")],
     output: Annotated[Path, typer.Option("-o", "--output", help="A file for one input; else a folder.")],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")] = False,
-    codec: Annotated[str | None, typer.Option(help="Video encoder, e.g. libx265; by default the source's kind.")] = None,
+    codec: Annotated[
+        str | None, typer.Option(help="Video encoder, e.g. libx265; by default the source's kind.")
+    ] = None,
     crf: Annotated[float | None, typer.Option(min=0, max=63, help="Quality of the encoder; smaller is better.")] = None,
     preset: Annotated[str | None, typer.Option(help="Speed of the encoder, e.g. slow.")] = None,
     lossless: Annotated[bool, typer.Option("--lossless", help="Encode without any loss.")] = False,
@@ -269,7 +273,9 @@ def _training_stage(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ConfigError(f"this needs the training extra ({error.name} is missing): pip install 'deblurd[train]'") from error
+        raise ConfigError(
+            f"this needs the training extra ({error.name} is missing): pip install 'deblurd[train]'"
+        ) from error
 
 
 def _start_logging(level: str) -> None:

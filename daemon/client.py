@@ -68,7 +68,9 @@ class Subscriber:
                 self._sockets.append(self._connect(endpoint, group, queue))
         except zmq.ZMQError as error:
             self.close()
-            raise ValueError(f"endpoint must be a ZeroMQ address such as tcp://127.0.0.1:5555, got {endpoint!r}") from error
+            raise ValueError(
+                f"endpoint must be a ZeroMQ address such as tcp://127.0.0.1:5555, got {endpoint!r}"
+            ) from error
 
     def _connect(self, endpoint: str, topics: list[bytes], queue: int) -> zmq.Socket[bytes]:
         socket: zmq.Socket[bytes] = self._context.socket(zmq.SUB)
@@ -102,7 +104,7 @@ class Subscriber:
         for socket, _ in self._poller.poll(wait_ms):
             while True:
                 try:
-                    data = socket.recv(zmq.NOBLOCK, copy=False)  # type: ignore[union-attr]
+                    data = socket.recv(zmq.NOBLOCK, copy=False)
                 except zmq.Again:
                     break
                 message = wire.unpack(data.buffer)

@@ -21,13 +21,13 @@ class _Section(BaseModel):
 class EngineConfig(_Section):
     """`[engine]`: what computes, and how."""
 
-    name: str = Field("auto", min_length=1)
-    model: str = Field("fast", min_length=1)
-    device: str = Field("CPU", min_length=1)
+    name: str = Field(default="auto", min_length=1)
+    model: str = Field(default="fast", min_length=1)
+    device: str = Field(default="CPU", min_length=1)
     precision: Literal["auto", "f32", "bf16"] = "auto"
     goal: Literal["latency", "throughput"] = "latency"
-    slots: int = Field(2, ge=1, le=16)
-    tile_px: int = Field(2048, ge=64, le=8192)
+    slots: int = Field(default=2, ge=1, le=16)
+    tile_px: int = Field(default=2048, ge=64, le=8192)
 
 
 class PublishConfig(_Section):
@@ -35,9 +35,9 @@ class PublishConfig(_Section):
 
     endpoint: str = "tcp://127.0.0.1:5555"
     encoding: Literal["raw", "jpeg"] = "raw"
-    jpeg_quality: int = Field(90, ge=1, le=100)
-    high_water_mark: int = Field(2, ge=1, le=1000)
-    await_subscribers: int = Field(0, ge=0, le=1000)
+    jpeg_quality: int = Field(default=90, ge=1, le=100)
+    high_water_mark: int = Field(default=2, ge=1, le=1000)
+    await_subscribers: int = Field(default=0, ge=0, le=1000)
 
     @field_validator("endpoint")
     @classmethod
@@ -52,14 +52,14 @@ class LogConfig(_Section):
     """`[log]`: what is said while the daemon runs."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
-    statistics_s: float = Field(10.0, ge=0)
+    statistics_s: float = Field(default=10.0, ge=0)
 
 
 class StreamConfig(_Section):
     """One of `[[streams]]`: a source and its name."""
 
     source: str = Field(min_length=1)
-    name: str = Field("", max_length=64)
+    name: str = Field(default="", max_length=64)
     realtime: bool = False
 
     @field_validator("name")
@@ -81,7 +81,7 @@ class Config(_Section):
     engine: EngineConfig = EngineConfig()
     publish: PublishConfig = PublishConfig()
     log: LogConfig = LogConfig()
-    streams: tuple[StreamConfig, ...] = Field((), strict=False)
+    streams: tuple[StreamConfig, ...] = Field(default=(), strict=False)
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
@@ -127,7 +127,7 @@ def _explain(error: ValidationError, path: Path | None) -> str:
     if first["type"] == "extra_forbidden":
         return f"'{name}' is no setting{where}; 'deblurd config' prints them all"
     rule = first["msg"].removeprefix("Value error, ").replace("Input should be ", "must be ")
-    rule = rule.replace("a valid ", "a ")
+    rule = rule.replace("a valid integer", "a whole number").replace("a valid ", "a ")
     if not name:
         return f"{rule}{where}"
     if first["type"] == "missing":

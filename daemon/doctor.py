@@ -86,7 +86,13 @@ def _engines() -> Iterator[Check]:
 
 
 def _processor() -> Check:
-    wanted = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_bf16": "bfloat16", "avx512_vnni": "INT8 (VNNI)", "amx_tile": "AMX"}
+    wanted = {
+        "avx2": "AVX2",
+        "avx512f": "AVX-512",
+        "avx512_bf16": "bfloat16",
+        "avx512_vnni": "INT8 (VNNI)",
+        "amx_tile": "AMX",
+    }
     try:
         flags = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split("flags", 1)[-1].split("\n", 1)[0].split())
     except OSError:
@@ -100,7 +106,7 @@ def _processor() -> Check:
 def _gpu() -> Check:
     tool = shutil.which("nvidia-smi")
     if tool is None:
-        return Check("NVIDIA GPU", False, "no driver found", "not needed; with one, frames are restored many times faster")
+        return Check("NVIDIA GPU", False, "no driver found", "not needed: this version restores on the processor")
     try:
         query = [tool, "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
         answer = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True)
@@ -111,7 +117,7 @@ def _gpu() -> Check:
 
 def _tensorrt() -> Check:
     if importlib.util.find_spec("tensorrt") is None:
-        return Check("TensorRT", False, "not installed", "only of use with an NVIDIA GPU")
+        return Check("TensorRT", False, "not installed", "not needed: this version has no GPU engine yet")
     return Check("TensorRT", True, importlib.metadata.version("tensorrt"))
 
 

@@ -5,6 +5,7 @@ Knows FFmpeg's encoders and their rules; writes nothing.
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -106,10 +107,13 @@ def encoder_for(encoding: Encoding, source_codec: str) -> str:
 
 def setup_for(encoding: Encoding, encoder: str, container: str, first: av.VideoFrame) -> EncoderSetup:
     """How to open `encoder` for frames like the source's `first`, in a `container` by FFmpeg's name."""
+    os.environ.setdefault("SVT_LOG", "1")  # SVT-AV1 can be kept from printing by no option
     notes = []
     source = first.format.name.replace("yuvj", "yuv")  # yuvj is yuv with a range, which travels as a tag
     pix_fmt = _nearest(source, encoder, first.width, first.height)
-    if pix_fmt != source:
+    if _Shape.of(source).alpha:
+        notes.append(f"transparency is lost: {source} becomes {pix_fmt}")
+    elif pix_fmt != source:
         notes.append(f"pixel format {source} becomes {pix_fmt}, the nearest that {encoder} has")
     colour = colour_of(first)
     range_tag = 2 if colour.full_range else int(first.color_range)
@@ -124,6 +128,8 @@ def setup_for(encoding: Encoding, encoder: str, container: str, first: av.VideoF
         x265 += [options.pop("x265-params")] if encoder == "libx265" else []
     elif encoder in _CRF:
         options["crf"] = str(_CRF[encoder] if encoding.crf is None else encoding.crf)
+    if container == "avi":
+        options["bf"] = "0"  # AVI has no times of presentation: players would show B-frames late
     if encoding.preset is not None:
         options["cpu-used" if encoder == "libvpx-vp9" else "preset"] = encoding.preset
     static_hdr = _static_hdr(first)
@@ -139,14 +145,15 @@ def setup_for(encoding: Encoding, encoder: str, container: str, first: av.VideoF
 
 def _nearest(source: str, encoder: str, width: int, height: int) -> str:
     """The encoder's pixel format that loses least of `source`, and then adds least."""
-    offered = [video_format.name for video_format in av.Codec(encoder, "w").video_formats or ()]
+    formats = av.Codec(encoder, "w").video_formats or ()
+    offered = [pixel.name for pixel in formats if pixel.components]  # the others lie in a GPU
     shapes = {name: _Shape.of(name) for name in offered if not name.startswith(("yuvj", "nv", "p0"))}
     if encoder in _EVEN_CHROMA_ONLY:
         fitting = {name: shape for name, shape in shapes.items() if shape.divides(width, height)}
         shapes = fitting or shapes
-    if source in shapes or not offered:
+    wanted = replace(_Shape.of(source), alpha=False)  # which is not restored, so it would come out opaque
+    if not offered or (source in shapes and shapes[source] == wanted):
         return source
-    wanted = _Shape.of(source)
     return min(shapes, key=lambda name: wanted.distance(shapes[name]))
 
 
@@ -189,7 +196,6 @@ class _Shape:
             0 if self.grey else chroma_lost,
             max(0, self.depth - other.depth),
             self.rgb != other.rgb,
-            self.alpha and not other.alpha,
             self.grey != other.grey,
             other.floating and not self.floating,
             other.alpha and not self.alpha,

@@ -78,9 +78,13 @@ def expand(inputs: list[Path], output: Path) -> list[Job]:
     if output.exists() and not output.is_dir():
         raise SinkError(f"{output}: must be a folder for more than one input, got a file")
     jobs = []
+    results = output.resolve()
     for path in inputs:
+        if path.resolve() == results:
+            raise SinkError(f"{output}: the output must be another folder than the input")
         if path.is_dir():
-            found = [file for file in sorted(path.rglob("*")) if _is_media(file) and not file.is_relative_to(output)]
+            files = [file for file in sorted(path.rglob("*")) if _is_media(file)]
+            found = [file for file in files if not file.resolve().is_relative_to(results)]
             if not found:
                 raise SourceError(f"{path}: must hold a video or a picture, got none")
             jobs += [Job(file, output / file.relative_to(path)) for file in found]

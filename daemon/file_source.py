@@ -160,7 +160,7 @@ class FileSource:
 
     def _decoded(self, seek_to: int | None = None) -> Iterator[_Decoded]:
         """Everything that decodes; then `damage` is complete."""
-        clock = _Clock(1 / self.rate / self.time_base)
+        clock = _Clock(1 / self.rate / self.time_base, trust_pts=self._container.format.name != "avi")
         damaged_packets = damaged_frames = 0
         if seek_to is not None:
             with suppress(av.FFmpegError):  # what cannot seek stays at the start, which serves too
@@ -240,23 +240,24 @@ class _Decoded:
 
 
 class _Clock:
-    """Gives every frame a time: its own, or that of its packet, or one step after the frame before."""
+    """Gives every frame a time: its own, or that of its packet, or one step after the frame before.
 
-    def __init__(self, step: Fraction) -> None:
-        self._step = step
+    trust_pts: AVI stores packets by time of decoding only; what FFmpeg makes of it for B-frames is out of order.
+    """
+
+    def __init__(self, step: Fraction, trust_pts: bool) -> None:
+        self._step, self._trust_pts = step, trust_pts
         self._next = Fraction(0)
 
     def pts_of(self, frame: av.VideoFrame) -> tuple[int, bool]:
-        pts, made = frame.pts, False
-        if pts is None and frame.dts is not None and frame.dts >= self._next - self._step / 2:
-            pts = frame.dts
-        if pts is None:
-            # Not counted on from the rounded one: at 24000/1001 that would drift.
-            pts, made = round(self._next), True
-            self._next += self._step
-        else:
+        """The frame's time, and whether it was counted."""
+        pts = frame.pts if self._trust_pts and frame.pts is not None else frame.dts
+        if pts is not None:
             self._next = pts + self._step
-        return pts, made
+            return pts, False
+        pts = round(self._next)
+        self._next += self._step  # not of the rounded one: at 24000/1001 that would drift
+        return pts, True
 
 
 def _place(packet: av.Packet[VideoStream] | None) -> str:

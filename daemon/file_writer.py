@@ -114,7 +114,7 @@ class FileWriter:
         except (av.FFmpegError, ValueError) as error:
             raise self._unwritable(error) from error
         finally:
-            with suppress(av.FFmpegError):  # what was abandoned may well be unwritable
+            with suppress(av.FFmpegError, ValueError):  # what was abandoned may well be unwritable
                 self._output.close()
             self._input.close()
 
@@ -133,8 +133,10 @@ class FileWriter:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.abandon()
-        self.close()
-        self._part.discard()
+        try:
+            self.close()
+        finally:
+            self._part.discard()
 
     def _open_output(self) -> OutputContainer:
         name = _FORMATS.get(self.target.suffix.lower())

@@ -56,7 +56,7 @@ def open_source(config: StreamConfig) -> Source:
 def run(config: Config, stop: threading.Event) -> int:
     """Serve until every stream has ended or `stop` is set; the number of streams that ended in an error.
 
-    Raises ConfigError, EngineError, SinkError or SourceError before anything runs, and EngineError if the engine fails later.
+    Raises ConfigError, EngineError, SinkError or SourceError before anything runs; later, EngineError only.
     """
     if not config.streams:
         raise ConfigError("'streams' must name at least one source; give one on the command line or in config.toml")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from engine.protocol import State
 
-from .channel import Channel, Closed
+from .channel import Channel, ClosedError
 from .errors import DaemonError
 from .frame import Frame
 from .restorer import Restorer
@@ -115,7 +115,7 @@ class Stream:
                 for frame in source:
                     self.decoded += 1
                     self._frames.put(frame)
-        except Closed:
+        except ClosedError:
             pass
         except DaemonError as error:
             self._fail(error)

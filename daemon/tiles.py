@@ -6,6 +6,7 @@ Knows geometry and arrays; nothing of engines or streams.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -50,7 +51,7 @@ class Axis:
     @staticmethod
     def _weights(padded: int, tile: int, origins: tuple[int, ...]) -> NDArray[np.float32]:
         weights = np.ones((len(origins), tile), np.float64)
-        for i, (origin, following) in enumerate(zip(origins, origins[1:], strict=False)):
+        for i, (origin, following) in enumerate(pairwise(origins)):
             shared = origin + tile - following
             ramp = np.clip((np.arange(shared) + 0.5 - shared / 4) / (shared / 2), 0, 1)
             weights[i, tile - shared :] *= 1 - ramp
@@ -106,9 +107,7 @@ class TilePlan:
         if self.count == 1:
             return pixels[None]
         high, wide = self.tile
-        return np.stack(
-            [pixels[y : y + high, x : x + wide] for y in self.rows.origins for x in self.columns.origins]
-        )
+        return np.stack([pixels[y : y + high, x : x + wide] for y in self.rows.origins for x in self.columns.origins])
 
     def merger(self, out: NDArray[np.uint8]) -> Merger:
         """Start putting tiles together in `out` (H, W, 3)."""

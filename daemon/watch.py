@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from .client import Subscriber
+from .client import Mode, Subscriber
 from .errors import SinkError, SourceError
 from .frame import Frame
 
@@ -70,7 +70,10 @@ def watch(
     quiet: bool,
     stop: threading.Event,
 ) -> None:
-    """Receive until `count` frames are there or `stop` is set. SourceError if none comes for `timeout_s`."""
+    """Receive until `count` frames are there, none comes for `timeout_s`, or `stop` is set.
+
+    Raises SourceError if no frame comes at all.
+    """
     if save is not None:
         try:
             save.mkdir(parents=True, exist_ok=True)
@@ -79,7 +82,7 @@ def watch(
     statistics: dict[str, StreamStatistics] = {}
     console = Console(stderr=True)
     # Saving wants every frame; looking wants the newest.
-    mode = "queued" if save is not None or as_json or count is not None else "newest"
+    mode: Mode = "queued" if save is not None or as_json or count is not None else "newest"
     try:
         subscriber = Subscriber(endpoint, streams, mode=mode)
     except ValueError as error:
@@ -94,9 +97,11 @@ def watch(
             try:
                 frame = subscriber.receive(STOP_POLL_S)
             except TimeoutError:
-                if timeout_s is not None and time.monotonic() - waiting_since > timeout_s:
+                if timeout_s is None or time.monotonic() - waiting_since < timeout_s:
+                    continue
+                if not received:
                     raise SourceError(f"{endpoint}: no frame came for {timeout_s:g} s") from None
-                continue
+                break
             waiting_since, received = time.monotonic(), received + 1
             statistics.setdefault(frame.stream, StreamStatistics()).count(frame)
             if save is not None:

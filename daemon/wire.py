@@ -86,7 +86,8 @@ def frame_header(frame: Frame, publication: Publication, encoding: str) -> dict[
 
 def pack_head(topic: bytes, header: dict[str, Any], size: int | None = None) -> bytes:
     """Everything before the payload. With `size`, exactly that long (a multiple of 64), so that the payload may
-    be written before the header is known; WireError if the header does not fit."""
+    be written before the header is known; WireError if the header does not fit.
+    """
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     begin = len(topic) + 4
     if size is None:

@@ -62,6 +62,17 @@ def motion_kernel(length: float, rng: Rng, *, bend: float | None = None) -> Kern
     heading = rng.uniform(0, 2 * np.pi) + turn
     step = length / steps
     x, y = np.cos(heading).cumsum() * step, np.sin(heading).cumsum() * step
+    return _trace(x, y)
+
+
+def line_kernel(length: float, angle: float) -> Kernel:
+    """A straight movement of `length` px in the direction of `angle` radians."""
+    along = np.linspace(-length / 2, length / 2, max(16, int(np.ceil(length * 8))))
+    return _trace(np.cos(angle) * along, np.sin(angle) * along)
+
+
+def _trace(x: NDArray[np.float64], y: NDArray[np.float64]) -> Kernel:
+    """The exposure left by a point that was at each (x, y) px for the same time, centred on its mass."""
     x, y = x - x.mean(), y - y.mean()
     half = int(np.ceil(max(np.abs(x).max(), np.abs(y).max()))) + 1
     size = 2 * half + 1

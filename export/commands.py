@@ -11,7 +11,15 @@ from typing import Any
 
 from pydantic import ValidationError
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from .errors import ExportError
@@ -41,10 +49,12 @@ def train(values: dict[str, Any], data: list[Path], out: Path, *, device: str, q
     )
     console = Console(stderr=True)
     with Progress(*columns, console=console, disable=quiet) as progress:
-        task = progress.add_task("train", total=config.steps, loss=float("nan"))
-        smooth: float | None = None
+        task: TaskID | None = None
+        smooth = 0.0
         for step, loss in train_steps(config, data, out, device=device):
-            smooth = loss if smooth is None else smooth + 0.01 * (loss - smooth)
+            if task is None:  # only now: refused data leaves no empty bar
+                task, smooth = progress.add_task("train", total=config.steps, loss=loss), loss
+            smooth += 0.01 * (loss - smooth)
             progress.update(task, completed=step, loss=smooth)
             if step % 1000 == 0 and not console.is_terminal:
                 log.info("step %d of %d, loss %.5f", step, config.steps, smooth)

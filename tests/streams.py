@@ -92,4 +92,5 @@ class Collector:
     def wait_for(self, count: int, timeout_s: float = 60) -> None:
         """Wait until `count` frames are there."""
         with self.arrived:
-            assert self.arrived.wait_for(lambda: len(self.frames) >= count, timeout_s), f"{len(self.frames)} frames came"
+            enough = self.arrived.wait_for(lambda: len(self.frames) >= count, timeout_s)
+            assert enough, f"only {len(self.frames)} frames came"

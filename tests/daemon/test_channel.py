@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from daemon.channel import Channel, Closed
+from daemon.channel import Channel, ClosedError
 
 
 def test_items_come_out_in_the_order_they_went_in() -> None:
@@ -50,7 +50,7 @@ def test_closing_wakes_a_producer_that_waits_for_room() -> None:
     def produce() -> None:
         try:
             channel.put(1)
-        except Closed:
+        except ClosedError:
             outcome.append("closed")
 
     producer = threading.Thread(target=produce)

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
+import _thread
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import clips
 import cv2
 import numpy as np
@@ -84,19 +84,22 @@ def test_a_folder_is_made_for_the_result(tmp_path, engine):
     assert names_below(tmp_path) == ["a.mp4", "new", "new/folder", "new/folder/b.mp4"]
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, SinkError])
-def test_whatever_stops_a_job_leaves_nothing(tmp_path, engine, error):
-    def stop(done: int, expected: int | None) -> None:
+def test_an_interrupt_leaves_nothing(tmp_path, engine):
+    def interrupt(done: int, expected: int | None) -> None:
         if done == 3:
-            raise error("stopped")
+            _thread.interrupt_main()  # what Ctrl-C does
 
-    source = clips.write_video(tmp_path / "a.mp4", count=30)
-    before = names_below(tmp_path)
-    if error is KeyboardInterrupt:
-        pytest.skip("raised in the main thread only; see the test below")
-    with pytest.raises(error, match="stopped"):
-        enhance(Job(source, tmp_path / "new" / "b.mp4"), engine, progress=stop)
-    assert names_below(tmp_path) == before
+    source = clips.write_video(tmp_path / "a.mp4", count=200, audio="aac")
+    with pytest.raises(KeyboardInterrupt):
+        enhance(Job(source, tmp_path / "new" / "b.mp4"), engine, progress=interrupt)
+    assert names_below(tmp_path) == ["a.mp4"]
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, engine):
+    source = clips.write_video(tmp_path / "a.mp4", count=30, audio="aac")
+    with clips.full_disk(4096), pytest.raises(SinkError, match=r"b\.mp4: cannot be written"):
+        enhance(Job(source, tmp_path / "new" / "b.mp4"), engine, LOSSLESS)
+    assert names_below(tmp_path) == ["a.mp4"]
 
 
 def test_a_failed_engine_leaves_nothing(tmp_path, engine):
@@ -138,6 +141,20 @@ def test_results_inside_the_folder_are_not_enhanced_again(tmp_path):
     (tmp_path / "a.mp4").touch()
     (tmp_path / "out" / "a.mp4").touch()
     assert expand([tmp_path], tmp_path / "out") == [Job(tmp_path / "a.mp4", tmp_path / "out" / "a.mp4")]
+
+
+def test_results_are_known_by_any_spelling_of_their_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "a.mp4").touch()
+    (tmp_path / "out" / "a.mp4").touch()
+    assert [job.source for job in expand([tmp_path], Path("out"))] == [tmp_path / "a.mp4"]
+
+
+def test_a_folder_is_never_its_own_output(tmp_path):
+    (tmp_path / "a.mp4").touch()
+    with pytest.raises(SinkError, match="another folder than the input"):
+        expand([tmp_path], tmp_path)
 
 
 def test_several_inputs_need_a_folder(tmp_path):

@@ -61,6 +61,13 @@ def test_a_stream_without_times_gets_those_of_its_rate(tmp_path):
     assert {step * frames[0].time_base for step in steps} == {Fraction(1, 25)}
 
 
+@pytest.mark.parametrize("threads", ["auto", "slice"])
+def test_b_frames_in_avi_come_in_rising_order(tmp_path, threads):
+    path = clips.write_video(tmp_path / "a.avi", count=20, options={"bf": "2"})
+    frames, _ = read(path, threads=threads)
+    assert {later.pts - sooner.pts for sooner, later in pairwise(frames)} == {1}
+
+
 def test_what_a_player_must_know_travels_with_the_frame(tmp_path):
     path = clips.write_video(tmp_path / "a.mp4", rotation=90, aspect=Fraction(4, 3), matrix=1, color_range=2)
     frame = read(path)[0][0]
@@ -70,7 +77,7 @@ def test_what_a_player_must_know_travels_with_the_frame(tmp_path):
     assert set(frame.spent_ns) == {"decode", "convert"}
 
 
-@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".h264"])
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".h264", ".avi", ".ts"])
 @pytest.mark.parametrize("cut", [1, 7, 25])
 def test_ranges_join_to_the_whole(tmp_path, suffix, cut):
     path = clips.write_video(tmp_path / f"a{suffix}", count=30, options={"g": "10", "bf": "2"})

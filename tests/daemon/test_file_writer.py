@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import resource
 from dataclasses import replace
 from fractions import Fraction
 
@@ -183,6 +182,34 @@ def test_rgb_in_h264_is_tagged_with_the_matrix_that_was_used(tmp_path):
     assert writer.notes == ["pixel format bgr0 becomes yuv444p, the nearest that libx264 has"]
 
 
+def test_avi_keeps_its_times_too(tmp_path):
+    source = clips.write_video(tmp_path / "a.avi", count=20, codec="mpeg4")
+    copy(source, tmp_path / "b.avi", Encoding())
+    with FileSource(source) as was, FileSource(tmp_path / "b.avi") as now:
+        assert [frame.pts for frame in now] == [frame.pts for frame in was] == list(range(20))
+
+
+def test_lost_transparency_is_said(tmp_path):
+    source = clips.write_video(tmp_path / "a.mov", count=3, codec="prores_ks", pix_fmt="yuva444p10le")
+    writer = copy(source, tmp_path / "b.mov", Encoding())
+    assert writer.notes == ["transparency is lost: yuva444p12le becomes yuv444p10le"]
+
+
+def test_hdr10_metadata_is_kept(tmp_path):
+    x265 = "log-level=none:master-display=G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,50)"
+    options = {"x265-params": f"{x265}:max-cll=1000,400"}
+    source = clips.write_video(
+        tmp_path / "a.mp4", count=3, codec="libx265", pix_fmt="yuv420p10le", matrix=9, options=options
+    )
+    copy(source, tmp_path / "b.mp4", Encoding())
+    was, now = (
+        {data.type.name: bytes(data) for data in clips.frames_of(path)[0].side_data}
+        for path in (source, tmp_path / "b.mp4")
+    )
+    for kind in ("MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL"):
+        assert now[kind] == was[kind]
+
+
 def test_the_encoder_chooses_its_own_key_frames(tmp_path):
     source = clips.write_video(tmp_path / "a.mkv", count=20, options=clips.LOSSLESS | {"g": "1"})
     copy(source, tmp_path / "b.mkv", Encoding())
@@ -287,12 +314,8 @@ def test_a_preset_that_is_none_is_refused(tmp_path):
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, suffix):
     source = clips.write_video(tmp_path / f"a{suffix}", count=30, audio="aac")
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))  # the nearest to a full disk that needs no root
-    try:
+    with clips.full_disk(8192):
         assert "cannot be written" in refusal(source, tmp_path / f"b{suffix}")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def rich_mkv(source, target):

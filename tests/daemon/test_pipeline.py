@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from models import STATE, brighten_onnx, brightened, echo_onnx, write_model
+from numpy.typing import NDArray
 from streams import Collector, EndlessSource, GivenSource, numbered
 
 from daemon.errors import DaemonError, SinkError, SourceError
@@ -178,9 +178,10 @@ def test_history_runs_from_frame_to_frame_and_starts_afresh_at_a_reconnect(
     path = write_model(tmp_path, echo_onnx(), states=[STATE])
     frames = [numbered(0, size, epoch=epoch) for epoch in (0, 0, 0, 1)]
     sink = Collector()
-    with open_engine("openvino", str(path), EngineOptions(precision="f32", tile_px=64)) as engine, Pipeline(engine) as p:
-        p.add("cam", GivenSource(frames), sink)
-        assert p.wait(60)
+    options = EngineOptions(precision="f32", tile_px=64)
+    with open_engine("openvino", str(path), options) as engine, Pipeline(engine) as pipeline:
+        pipeline.add("cam", GivenSource(frames), sink)
+        assert pipeline.wait(60)
     means = [float(frame.pixels.mean()) for frame in sink.frames]
     assert means[0] < means[1] < means[2]  # half of the history is added to every frame
     np.testing.assert_array_equal(sink.frames[3].pixels, sink.frames[0].pixels)

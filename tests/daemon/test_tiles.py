@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -32,7 +34,7 @@ def test_what_is_split_merges_to_what_it_was(
 @given(length=st.integers(100, 2000), overlap=st.integers(0, 60))
 def test_neighbouring_tiles_overlap_by_what_was_asked(length: int, overlap: int) -> None:
     axis = TilePlan.for_frame(length, 64, stride=16, limit=(128, 64), overlap=overlap).rows
-    for origin, following in zip(axis.origins, axis.origins[1:], strict=False):
+    for origin, following in pairwise(axis.origins):
         assert origin + axis.tile - following >= overlap
 
 
