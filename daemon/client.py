@@ -77,10 +77,12 @@ class Subscriber:
         self._poller.register(socket, zmq.POLLIN)
         if self._conflates:
             socket.setsockopt(zmq.CONFLATE, 1)
+            # Only here: a socket whose queue is full does not read heartbeats either, takes the publisher for
+            # dead and aborts the process (libzmq issues 3937, 4364, 4767). One that conflates is never full.
+            socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+            socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
         socket.setsockopt(zmq.RCVHWM, 2 if self._keep_newest else queue)
         socket.setsockopt(zmq.LINGER, 0)
-        socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
-        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
         for topic in topics:
             socket.setsockopt(zmq.SUBSCRIBE, topic)
         socket.connect(endpoint)

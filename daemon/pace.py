@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Self
@@ -27,6 +27,10 @@ class Paced:
     def __init__(self, source: Source) -> None:
         self._source = source
         self._closed = threading.Event()
+
+    @property
+    def damage(self) -> Sequence[str]:
+        return self._source.damage
 
     def __iter__(self) -> Iterator[Frame]:
         begin: tuple[float, float] | None = None

@@ -24,9 +24,6 @@ from .frame import Frame, Publication, boot_id
 HEAD_SIZE = 1024
 """Bytes kept free for topic and header before the pixels; a multiple of the payload's alignment."""
 
-HEARTBEAT_MS = 500
-HEARTBEAT_TIMEOUT_MS = 1500
-
 
 @dataclass(frozen=True)
 class PublisherOptions:
@@ -61,8 +58,6 @@ class Publisher:
                 (zmq.XPUB_VERBOSER, 1),
                 (zmq.SNDHWM, self._options.high_water_mark),
                 (zmq.LINGER, 500),
-                (zmq.HEARTBEAT_IVL, HEARTBEAT_MS),
-                (zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS),
             ):
                 self._socket.setsockopt(option, value)
             self._socket.bind(endpoint)

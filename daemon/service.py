@@ -54,7 +54,7 @@ def open_source(config: StreamConfig) -> Source:
 
 
 def run(config: Config, stop: threading.Event) -> int:
-    """Serve until every stream has ended or `stop` is set; the number of streams that ended in an error.
+    """Serve until every stream has ended or `stop` is set; the number of streams that were not whole.
 
     Raises ConfigError, EngineError, SinkError or SourceError before anything runs; later, EngineError only.
     """
@@ -83,7 +83,7 @@ def run(config: Config, stop: threading.Event) -> int:
         _watch(pipeline, streams, config.log.statistics_s, stop)
     for stream in streams:
         _report(stream)
-    return sum(stream.error is not None for stream in streams)
+    return sum(stream.error is not None or bool(stream.damage) for stream in streams)
 
 
 def _watch(pipeline: Pipeline, streams: list[Stream], statistics_s: float, stop: threading.Event) -> None:
@@ -102,6 +102,8 @@ def _watch(pipeline: Pipeline, streams: list[Stream], statistics_s: float, stop:
 
 
 def _report(stream: Stream) -> None:
+    for line in stream.damage:
+        log.error("%s: lost: %s", stream.name, line)
     if stream.error is not None:
         log.error("%s: ended after %d frames: %s", stream.name, stream.restored, stream.error)
     else:

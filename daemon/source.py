@@ -5,7 +5,7 @@ Knows no protocol: each kind of source is a module of its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -22,6 +22,10 @@ class Source(Protocol):
     @property
     def live(self) -> bool:
         """Frames come whether or not anybody is ready: under overload the newest wins."""
+
+    @property
+    def damage(self) -> Sequence[str]:
+        """What could not be read so far, one line each; the frames around it have been yielded."""
 
     def __iter__(self) -> Iterator[Frame]: ...
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -64,6 +65,11 @@ class Stream:
     def drops(self) -> int:
         """Decoded frames that were passed over for newer ones."""
         return self._frames.drops
+
+    @property
+    def damage(self) -> Sequence[str]:
+        """What of the source could not be read, one line each."""
+        return self._source.damage
 
     def start(self) -> None:
         for thread in self._threads:

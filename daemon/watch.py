@@ -87,11 +87,12 @@ def watch(
         subscriber = Subscriber(endpoint, streams, mode=mode)
     except ValueError as error:
         raise SourceError(str(error)) from error
-    with subscriber, Live(console=console, auto_refresh=False, transient=quiet) as live:
+    shows = console.is_terminal and not quiet
+    with subscriber, Live(console=console, auto_refresh=False, transient=True) as live:
         received, waiting_since, shown = 0, time.monotonic(), 0.0
         while not stop.is_set() and (count is None or received < count):
             now = time.monotonic()
-            if not quiet and now - shown > 0.25:
+            if shows and now - shown > 0.25:
                 live.update(_table(endpoint, statistics), refresh=True)
                 shown = now
             try:
@@ -108,8 +109,8 @@ def watch(
                 _save(frame, save)
             if as_json:
                 _print(frame)
-        if not quiet:
-            live.update(_table(endpoint, statistics), refresh=True)
+    if not quiet:
+        console.print(_table(endpoint, statistics))
 
 
 def _save(frame: Frame, folder: Path) -> None:

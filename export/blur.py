@@ -141,7 +141,7 @@ def random_gaussian(picture: Light, rng: Rng) -> Light:
 
 def random_resize(picture: Light, rng: Rng) -> Light:
     enlarge = (cv2.INTER_CUBIC, cv2.INTER_LINEAR)[int(rng.integers(2))]
-    return shrink_and_enlarge(picture, float(rng.uniform(2.0, 4.0)), enlarge)
+    return shrink_and_enlarge(picture, float(rng.uniform(2.0, 4.5)), enlarge)
 
 
 def random_motion(picture: Light, rng: Rng) -> Light:
@@ -175,7 +175,7 @@ class Degradation:
     """
 
     weights: Mapping[str, float] = field(
-        default_factory=lambda: {"gaussian": 0.2, "resize": 0.12, "motion": 0.44, "defocus": 0.17, "sharp": 0.07}
+        default_factory=lambda: {"gaussian": 0.22, "resize": 0.16, "motion": 0.38, "defocus": 0.17, "sharp": 0.07}
     )
     linear_light: float = 0.5
     noise: float = 0.25

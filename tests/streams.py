@@ -30,6 +30,7 @@ class GivenSource:
         self.live = live
         self._frames, self._error = frames, error
         self.closed = threading.Event()
+        self.damage: list[str] = []
 
     def __iter__(self) -> Iterator[Frame]:
         for frame in self._frames:

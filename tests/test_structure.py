@@ -69,4 +69,3 @@ def _arguments(command: str) -> list[str]:
         "enhance": ["no-such-file.mp4", "-o", "out.mp4"],
         "evaluate": [media, media],
     }.get(command, [])
-

@@ -34,7 +34,7 @@ def deblurd(*arguments: str | Path, cwd: Path = REPOSITORY) -> subprocess.Comple
 
 @pytest.fixture
 def clip(tmp_path: Path) -> Path:
-    return clips.write_video(tmp_path / "clip.mp4", clips.video_frames(20, 64, 48))
+    return clips.write_video(tmp_path / "clip.mp4", count=20)
 
 
 @pytest.mark.parametrize("command", ["run", "watch", "enhance", "train", "export", "evaluate", "config", "doctor"])
@@ -156,7 +156,7 @@ def test_an_address_in_use_is_refused(tmp_path: Path, clip: Path) -> None:
 
 
 def test_a_truncated_clip_is_published_as_far_as_it_goes_and_the_status_says_so(tmp_path: Path, endpoint: str) -> None:
-    whole = clips.write_video(tmp_path / "whole.mkv", clips.video_frames(60, 64, 48))
+    whole = clips.write_video(tmp_path / "whole.mkv", count=60)
     broken = clips.truncated(whole, 0.6)
     answer = deblurd("run", broken, "--engine", "identity", "--publish", endpoint)
     assert answer.returncode == 1
