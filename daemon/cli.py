@@ -175,8 +175,9 @@ def export(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for NAME.onnx and NAME.json.")],
     name: Annotated[str, typer.Option(help="The model's name.")],
     data: Annotated[
-        list[Path] | None, typer.Option(help="Folders with the development pictures, to measure the gain on.")
+        list[Path] | None, typer.Option(help="Folders of pictures that it was not trained on, to measure the gain.")
     ] = None,
+    licence: Annotated[str, typer.Option(help="Licence of the weights, stated in the manifest.")] = "",
     quiet: Quiet = False,
 ) -> None:
     """Turn a checkpoint into a model that engines run, and prove that it computes the same.
@@ -188,7 +189,7 @@ def export(
     training = _training_stage("export.commands")
     _start_logging("error" if quiet else "info")
     with _interruptible():
-        training.export(checkpoint, output, name=name, data=data or [], quiet=quiet)
+        training.export(checkpoint, output, name=name, data=data or [], licence=licence, quiet=quiet)
 
 
 @app.command()
@@ -217,6 +218,7 @@ def evaluate(
     from .errors import ConfigError
     from .service import engine_from
 
+    _start_logging("warning")
     if data:
         settings = load_config(config, {"engine": _given(name=engine, model=model)})
         with _interruptible(), engine_from(settings.engine) as opened:
@@ -259,8 +261,11 @@ def _given(**values: Any) -> dict[str, Any]:
 
 def _named(source: str) -> dict[str, Any]:
     name, separator, rest = source.partition("=")
-    # A file whose own name holds a "=" is meant as such.
-    if separator and rest and "/" not in name and not Path(source).exists():
+    try:
+        is_file = Path(source).exists()  # one whose own name holds a "="
+    except OSError:  # too long for a name
+        is_file = False
+    if separator and rest and "/" not in name and not is_file:
         return {"name": name, "source": rest}
     return {"source": source}
 

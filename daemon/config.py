@@ -128,6 +128,7 @@ def _explain(error: ValidationError, path: Path | None) -> str:
         return f"'{name}' is no setting{where}; 'deblurd config' prints them all"
     rule = first["msg"].removeprefix("Value error, ").replace("Input should be ", "must be ")
     rule = rule.replace("a valid integer", "a whole number").replace("a valid ", "a ")
+    rule = rule.replace("greater than or equal to", "at least").replace("less than or equal to", "at most")
     if not name:
         return f"{rule}{where}"
     if first["type"] == "missing":

@@ -143,8 +143,7 @@ def _run(engine: Engine, job: Job, source: FileSource | PictureSource, writer: F
 def _source(job: Job) -> FileSource | PictureSource:
     if _is_picture(job.source):
         return PictureSource(job.source, stream=job.source.name, upright=not pictures.keeps_orientation(job.target))
-    # Decoding is seldom what takes the time, and frame threads lose the frames beside a damaged one.
-    return FileSource(job.source, stream=job.source.name, threads="slice")
+    return FileSource(job.source, stream=job.source.name)
 
 
 def _writer(

@@ -35,7 +35,7 @@ class FileSource:
 
     path: the file; opened at once, so that SourceError comes from here.
     stream: the name that the frames carry.
-    threads: `auto` decodes several frames at once; `slice` is slower, but loses no frame beside a damaged one.
+    threads: `slice` loses no frame beside a damaged one; `auto` does, but decodes several frames at once.
     start, stop: only frames with start <= pts < stop, in units of the stream's time base.
 
     What is damaged does not end the iteration: it is passed over, and described in `damage`. `seq` counts the
@@ -49,7 +49,7 @@ class FileSource:
         path: Path,
         *,
         stream: str = "file",
-        threads: Threads = "auto",
+        threads: Threads = "slice",
         start: int | None = None,
         stop: int | None = None,
         max_pixels: int = MAX_PIXELS,

@@ -83,6 +83,8 @@ class PictureSource:
         except OSError as error:
             raise SourceError(f"{path}: cannot be read ({error.strerror})") from error
         image, kinds, blocks = _decode(path, data, cv2.IMREAD_COLOR if upright else cv2.IMREAD_UNCHANGED)
+        if (pages := cv2.imcount(str(path))) > 1:
+            self.warnings.append(f"only the first of {pages} pages or animation frames is restored and kept")
         if image.dtype == np.uint16:
             self.warnings.append("restored at 8 bits: the picture has 16")
             image = ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)

@@ -13,6 +13,7 @@ stream drops what is too old, and where a file waits.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
@@ -160,9 +161,9 @@ class Pipeline:
         tiles = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
         states = [work.prepared.states[tile] for work, tile in items]
         batch = Batch(self.engine.submit(tiles, states), users=len(runs))
-        item = 0
+        submitted_ns, item = time.monotonic_ns(), 0
         for work, first, count in runs:
-            work.give(Part(batch, item, first, count))
+            work.give(Part(submitted_ns, batch, item, first, count))
             item += count
 
     def __enter__(self) -> Self:

@@ -5,6 +5,7 @@ Knows sockets and the wire format; nothing of where frames come from.
 
 from __future__ import annotations
 
+import json
 import secrets
 import threading
 import time
@@ -21,8 +22,8 @@ from . import wire
 from .errors import SinkError
 from .frame import Frame, Publication, boot_id
 
-HEAD_SIZE = 1024
-"""Bytes kept free for topic and header before the pixels; a multiple of the payload's alignment."""
+HEADER_ROOM = 1536
+"""Bytes that a header takes at most, besides the names in it."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,12 @@ class Publisher:
     def stream(self, name: str) -> StreamPublisher:
         """The sink of one stream. SinkError for a name that cannot be a topic."""
         try:
-            return StreamPublisher(self, wire.topic_bytes(name), self._options)
+            topic = wire.topic_bytes(name)
         except wire.WireError as error:
             raise SinkError(str(error)) from error
+        names = len(json.dumps([name, self._model], ensure_ascii=False).encode())
+        head_size = -(-(len(topic) + names + HEADER_ROOM) // wire.ALIGNMENT) * wire.ALIGNMENT
+        return StreamPublisher(self, topic, head_size, self._options)
 
     def publication(self) -> Publication:
         return Publication(self._run_id, self._model, boot_id(), time.monotonic_ns(), time.time_ns())
@@ -124,46 +128,50 @@ class Publisher:
 class StreamPublisher:
     """The sink of one stream: frames go out from the buffer that they were merged into, without a copy."""
 
-    def __init__(self, publisher: Publisher, topic: bytes, options: PublisherOptions) -> None:
-        self._publisher, self._topic, self._options = publisher, topic, options
+    def __init__(self, publisher: Publisher, topic: bytes, head_size: int, options: PublisherOptions) -> None:
+        self._publisher, self._topic, self._head_size, self._options = publisher, topic, head_size, options
         self._lent: deque[NDArray[np.uint8]] = deque()
-        self._sent: deque[tuple[NDArray[np.uint8], zmq.MessageTracker]] = deque()
+        self._back: deque[tuple[NDArray[np.uint8], zmq.MessageTracker | None]] = deque()
 
     def lend(self, frame: Frame) -> NDArray[np.uint8]:
         shape = (frame.height, frame.width, 3)
-        size = HEAD_SIZE + frame.height * frame.width * 3
+        size = self._head_size + frame.height * frame.width * 3
         message = self._reuse(size)
         if message is None:
             message = np.empty(size, np.uint8)
         self._lent.append(message)
-        return message[HEAD_SIZE:].reshape(shape)
+        return message[self._head_size :].reshape(shape)
 
     def _reuse(self, size: int) -> NDArray[np.uint8] | None:
         """A buffer that ZeroMQ is done with: fresh memory costs more than the copy into it."""
-        for _ in range(len(self._sent)):
-            message, tracker = self._sent.popleft()
-            if not tracker.done:
-                self._sent.append((message, tracker))
+        for _ in range(len(self._back)):
+            message, tracker = self._back.popleft()
+            if tracker is not None and not tracker.done:
+                self._back.append((message, tracker))
             elif len(message) == size:
                 return message
         return None
 
     def send(self, frame: Frame) -> None:
         message = self._lent.popleft()
-        if not self._publisher.wanted(self._topic):
-            return
-        publication = self._publisher.publication()
-        header = wire.frame_header(frame, publication, self._options.encoding)
-        if self._options.encoding == "jpeg":
-            quality = [cv2.IMWRITE_JPEG_QUALITY, self._options.jpeg_quality]
-            _, data = cv2.imencode(".jpg", frame.pixels[..., ::-1], quality)
-            self._publisher.send(wire.pack_head(self._topic, header) + data.tobytes())
-            return
-        message[:HEAD_SIZE] = np.frombuffer(wire.pack_head(self._topic, header, HEAD_SIZE), np.uint8)
-        tracker = self._publisher.send(message.data)
-        if tracker is not None:
-            self._sent.append((message, tracker))
+        tracker = None
+        if self._publisher.wanted(self._topic):
+            header = wire.frame_header(frame, self._publisher.publication(), self._options.encoding)
+            if self._options.encoding == "jpeg":
+                self._publisher.send(wire.pack_head(self._topic, header) + self._jpeg(frame))
+            else:
+                head = wire.pack_head(self._topic, header, self._head_size)
+                message[: self._head_size] = np.frombuffer(head, np.uint8)
+                tracker = self._publisher.send(message.data)
+        self._back.append((message, tracker))
+
+    def _jpeg(self, frame: Frame) -> bytes:
+        quality = [cv2.IMWRITE_JPEG_QUALITY, self._options.jpeg_quality]
+        done, data = cv2.imencode(".jpg", frame.pixels[..., ::-1], quality)
+        if not done:
+            raise SinkError(f"a frame must be at most 65535 pixels a side to be JPEG, got {frame.width}x{frame.height}")
+        return data.tobytes()
 
     def close(self) -> None:
         self._lent.clear()
-        self._sent.clear()
+        self._back.clear()

@@ -164,19 +164,19 @@ class Stream:
         frame, plan = work.prepared.frame, work.prepared.plan
         states: list[State | None] = [None] * plan.count
         merger: Merger | None = None
-        engine_ns = merge_ns = 0
+        submitted_ns: int | None = None
+        merge_ns = 0
         for part in work.parts():
+            submitted_ns = submitted_ns or part.submitted_ns
             try:
-                submitted = time.monotonic_ns()
                 result = part.batch.result()
-                arrived = time.monotonic_ns()
+                arrived_ns = time.monotonic_ns()
                 if self.error is None:
                     merger = merger or plan.merger(self._sink.lend(frame))
                     for i in range(part.count):
                         merger.add(part.tile + i, result.frames[part.item + i])
                         states[part.tile + i] = result.states[part.item + i]
-                engine_ns += arrived - submitted
-                merge_ns += time.monotonic_ns() - arrived
+                merge_ns += time.monotonic_ns() - arrived_ns
             except DaemonError as error:
                 self._fail(error)
             except Exception as error:  # noqa: BLE001 - the engine failed: the thread lives on to give parts back
@@ -184,11 +184,15 @@ class Stream:
                 self._fail(DaemonError(f"stream {self.name!r} ended with the engine"))
             finally:
                 part.batch.done()
-        if merger is None or not work.complete or self.error is not None:
+        if merger is None or submitted_ns is None or not work.complete or self.error is not None:
             return None
         self._restorer.remember(states)
-        waited_ns = work.started_ns - frame.arrived_ns
-        spent_ns = {**frame.spent_ns, "wait": waited_ns, "engine": engine_ns, "merge": merge_ns}
+        spent_ns = {
+            **frame.spent_ns,
+            "wait": submitted_ns - frame.arrived_ns,
+            "engine": time.monotonic_ns() - submitted_ns - merge_ns,
+            "merge": merge_ns,
+        }
         return replace(frame, pixels=merger.out, spent_ns=spent_ns, drops=self.drops)
 
     def _account(self, *, in_engine: int = 0, unsent: int = 0) -> None:

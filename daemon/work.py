@@ -6,7 +6,6 @@ Knows tickets and results; nothing of streams or scheduling.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -51,6 +50,7 @@ class Batch:
 class Part:
     """Where some tiles of a frame are: tile `tile + i` is item `item + i` of the batch."""
 
+    submitted_ns: int
     batch: Batch
     item: int
     tile: int
@@ -62,7 +62,6 @@ class Work:
 
     def __init__(self, prepared: Prepared) -> None:
         self.prepared = prepared
-        self.started_ns = time.monotonic_ns()
         self.complete = False
         """All parts came."""
         self._parts: SimpleQueue[Part | None] = SimpleQueue()

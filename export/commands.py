@@ -62,10 +62,10 @@ def train(values: dict[str, Any], data: list[Path], out: Path, *, device: str, q
         console.print(f"trained: 'deblurd export {out} -o models --name NAME' makes a model of it", highlight=False)
 
 
-def export(checkpoint: Path, output: Path, *, name: str, data: list[Path], quiet: bool) -> None:
+def export(checkpoint: Path, output: Path, *, name: str, data: list[Path], licence: str, quiet: bool) -> None:
     """Export, and show how the export was proven and what the model gains."""
     pictures = development_pictures(data) if data else ()
-    exported = export_model(checkpoint, output, name=name, pictures=pictures)
+    exported = export_model(checkpoint, output, name=name, pictures=pictures, licence=licence)
     if not quiet:
         Console().print(_summary(exported))
 

@@ -5,6 +5,7 @@ Knows pictures, blurs and engines; nothing of networks, so it measures exactly w
 
 from __future__ import annotations
 
+import logging
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -21,6 +22,8 @@ from .blur import CASES, MARGIN_PX, Picture, Rng
 from .errors import ExportError
 from .metrics import psnr, ssim
 from .pictures import find_pictures, read_picture, read_split, split_by_origin
+
+log = logging.getLogger(__name__)
 
 Cases = Mapping[str, Callable[[Picture, Rng], Picture]]
 SHARP = "sharp"
@@ -61,7 +64,10 @@ class _Score:
 def development_pictures(folders: Sequence[Path]) -> list[Path]:
     """The pictures of the development split below `folders`, or all pictures there if the split names none."""
     found = find_pictures(folders)
-    chosen = split_by_origin(found, read_split())[1] or found
+    chosen = split_by_origin(found, read_split())[1]
+    if not chosen:
+        log.warning("the development split names none of these pictures: all are used, also those trained on")
+        chosen = found
     if not chosen:
         raise ExportError(f"{', '.join(map(str, folders))}: no picture found")
     return chosen

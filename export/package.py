@@ -59,7 +59,9 @@ class Exported:
     proofs: tuple[Proof, ...]
 
 
-def export_model(checkpoint: Path, output: Path, *, name: str, pictures: Sequence[Path] = ()) -> Exported:
+def export_model(
+    checkpoint: Path, output: Path, *, name: str, pictures: Sequence[Path] = (), licence: str = ""
+) -> Exported:
     """Write `output/NAME.onnx` and `output/NAME.json` from a checkpoint, or the newest of a run.
 
     The graph must first compute on `pictures` what the checkpoint computes, in every precision that this
@@ -72,7 +74,7 @@ def export_model(checkpoint: Path, output: Path, *, name: str, pictures: Sequenc
     saved = find(checkpoint)
     network = load_network(saved)
     onnx = to_onnx(network)
-    model = Model(_manifest(name, saved, network, onnx), output / f"{name}.json", onnx)
+    model = Model(_manifest(name, licence, saved, network, onnx), output / f"{name}.json", onnx)
     proofs = _prove(network, model, pictures)
     if pictures:
         measured = {
@@ -104,7 +106,7 @@ def load_network(checkpoint: Checkpoint) -> RestoreNet:
     return network.eval()
 
 
-def _manifest(name: str, checkpoint: Checkpoint, network: RestoreNet, onnx: bytes) -> Manifest:
+def _manifest(name: str, licence: str, checkpoint: Checkpoint, network: RestoreNet, onnx: bytes) -> Manifest:
     config, data = checkpoint.info["config"], checkpoint.info["data"]
     kept = ("blurs", "batch", "patch", "learning_rate", "seed")
     training: dict[str, Any] = {**data, "steps": checkpoint.info["step"], **{k: config[k] for k in kept if k in config}}
@@ -119,7 +121,7 @@ def _manifest(name: str, checkpoint: Checkpoint, network: RestoreNet, onnx: byte
         parameters=count_parameters(network),
         mac_per_pixel=round(mac_per_pixel(network), 1),
         training=training,
-        licence="Apache-2.0",
+        licence=licence,
     )
 
 

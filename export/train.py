@@ -231,8 +231,14 @@ def train(
         log.warning("fewer than 1000 pictures (%d): expect the network to learn them by heart", len(store))
     trainer = Trainer(config, device)
     if any(run.glob("checkpoint-*")):
-        trainer.resume(checkpoint.find(run))
+        saved = checkpoint.find(run)
+        trainer.resume(saved)
         log.info("resumed at step %d", trainer.step)
+        changed = [
+            key for key, value in config.model_dump(mode="json").items() if saved.info["config"].get(key) != value
+        ]
+        if changed:
+            log.warning("from here on with other settings than before: %s", ", ".join(changed))
     pairs = PairDataset(
         store, Degradation(weights=config.blurs), config.patch, config.steps * config.batch, config.seed
     )

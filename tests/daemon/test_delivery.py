@@ -74,17 +74,19 @@ def test_queued_frames_come_in_turn_and_all_of_them(publisher: Publisher) -> Non
 
 
 @pytest.mark.parametrize("streams", [None, ["a", "b"]])
-def test_newest_gives_the_newest_frame_of_each_stream(publisher: Publisher, streams: list[str] | None) -> None:
+def test_newest_gives_the_newest_frame_of_each_stream(streams: list[str] | None) -> None:
+    publisher = Publisher(ENDPOINT, "fast", PublisherOptions(high_water_mark=100))  # so that none is dropped there
     with Subscriber(publisher.endpoint, streams) as subscriber:
         await_subscribers(publisher, 1 if streams is None else 2)
         for seq in range(20):
             for name in ("a", "b"):
                 publish(publisher, numbered(seq, stream=name))
-        last = {}
+        last: dict[str, int] = {}
         while len(last) < 2 or set(last.values()) != {19}:
             frame = subscriber.receive(WAIT_S)
             assert frame.seq >= last.get(frame.stream, 0)
             last[frame.stream] = frame.seq
+    publisher.close()
 
 
 def test_a_frame_that_is_kept_does_not_change_when_later_ones_are_sent(publisher: Publisher) -> None:
@@ -197,6 +199,14 @@ def test_the_client_loads_neither_opencv_nor_the_rest_of_the_project() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60, cwd=repository()
     )
     assert answer.stdout.strip() == "[]"
+
+
+def test_a_stream_with_the_longest_name_is_published(publisher: Publisher) -> None:
+    name = "é" * 120 + '"\\'
+    with Subscriber(publisher.endpoint, [name]) as subscriber:
+        await_subscribers(publisher, 1)
+        publish(publisher, numbered(1, stream=name))
+        assert subscriber.receive(WAIT_S).stream == name
 
 
 def repository() -> Path:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import replace
+from pathlib import Path
 
 import clips
 import cv2
@@ -143,3 +144,9 @@ def test_a_failure_leaves_nothing(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         copy(source, tmp_path / "b.png", change=fail)
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_pages_that_are_not_restored_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "pages.tiff"
+    assert cv2.imwritemulti(str(path), [np.full((20, 30, 3), level, np.uint8) for level in (10, 20, 30)])
+    assert PictureSource(path).warnings == ["only the first of 3 pages or animation frames is restored and kept"]
