@@ -93,9 +93,9 @@ def test_the_graph_casts_at_its_ends_and_nothing_else_touches_uint8(checkpoint: 
 
 
 def test_a_manifest_states_what_the_checkpoint_was(checkpoint: Path, tmp_path: Path) -> None:
-    export_model(checkpoint, tmp_path, name="small")
+    export_model(checkpoint, tmp_path, name="small", licence="CC0-1.0")
     manifest = load_model(str(tmp_path / "small.json")).manifest
-    assert (manifest.id, manifest.stride, manifest.licence) == ("small", 8, "Apache-2.0")
+    assert (manifest.id, manifest.stride, manifest.licence) == ("small", 8, "CC0-1.0")
     assert manifest.overlap_px % manifest.stride == 0
     assert manifest.architecture == CONFIG.network.model_dump(mode="json")
     assert manifest.training["origins"] == ["drawn"]
