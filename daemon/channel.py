@@ -71,7 +71,7 @@ class Channel(Generic[T]):
 
     @property
     def exhausted(self) -> bool:
-        """ClosedError, and nothing left in it."""
+        """Closed, and nothing left in it."""
         with self._changed:
             return self._closed and not self._items
 

@@ -74,11 +74,8 @@ def run(
         "publish": _given(endpoint=publish, await_subscribers=await_subscribers),
         "log": _given(level="debug" if verbose else "error" if quiet else None),
     }
-    settings = load_config(config, overrides)
-    if sources:
-        given = [_named(source) | {"realtime": realtime} for source in sources]
-        streams = [stream.model_dump() for stream in settings.streams]
-        settings = load_config(config, overrides | {"streams": streams + given})
+    streams = [_named(source) | {"realtime": realtime} for source in sources or []]
+    settings = load_config(config, overrides, streams)
     _start_logging(settings.log.level)
     with _stopping() as stop:
         failed = serve(settings, stop)
@@ -158,15 +155,18 @@ def train(
 ) -> None:
     """Train a network on sharp pictures; the blur is made on the fly.
 
-    Needs the extra `train`. Ctrl-C and a kill lose at most two minutes: the same command goes on from there.
+    Needs the extra `train`. The same command goes on where it stopped: Ctrl-C loses nothing, a kill at most two
+    minutes.
 
     **Example**: `deblurd train --data pictures --out runs/first`
     """
     training = _training_stage("export.commands")
     _start_logging("debug" if verbose else "error" if quiet else "info")
     values = _given(recipe=recipe, steps=steps, batch=batch, patch=patch, seed=seed)
-    with _interruptible():
-        training.train(values, data, out, device=device, quiet=quiet)
+    with _stopping() as stop:
+        training.train(values, data, out, device=device, quiet=quiet, stop=stop)
+    if stop.is_set():
+        raise typer.Exit(130)
 
 
 @app.command()
@@ -284,8 +284,13 @@ def _training_stage(module: str) -> Any:
 
 
 def _start_logging(level: str) -> None:
-    handler = RichHandler(console=console, show_path=False, show_level=False, log_time_format="%H:%M:%S")
-    logging.basicConfig(level=level.upper(), format="%(message)s", handlers=[handler], force=True)
+    if console.is_terminal:
+        handler: logging.Handler = RichHandler(
+            console=console, show_path=False, show_level=False, log_time_format="%H:%M:%S"
+        )
+        logging.basicConfig(level=level.upper(), format="%(message)s", handlers=[handler], force=True)
+    else:
+        logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(message)s", force=True)
 
 
 @contextmanager
@@ -352,6 +357,10 @@ def main() -> None:
     except BrokenPipeError:  # the reader of our output went away, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
+    except OSError as error:  # a path too long, a folder that may not be read, a full disk
+        text = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
+        console.print(f"[bold red]deblurd:[/] {_one_line(text)}", highlight=False, soft_wrap=True)
+        raise SystemExit(1) from None
 
 
 def _export_error() -> type[Exception]:
@@ -360,7 +369,7 @@ def _export_error() -> type[Exception]:
     return ExportError
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: Exception | str) -> str:
     from rich.markup import escape
 
     return escape(" ".join(str(error).split()))

@@ -10,9 +10,9 @@ Knows sockets and the wire format; needs numpy and pyzmq, and nothing else of th
 
 from __future__ import annotations
 
-import time
+import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Literal, Self
 
@@ -23,20 +23,20 @@ from .frame import Frame
 
 Mode = Literal["newest", "queued"]
 
-HEARTBEAT_MS = 500
-HEARTBEAT_TIMEOUT_MS = 1500
+_POLL_MS = 50
+"""How soon `close` is noticed."""
 
 
 class Subscriber:
-    """Frames from a daemon, as an iterator; used by one thread.
+    """Frames from a daemon, as an iterator.
 
     endpoint: where the daemon publishes, e.g. `tcp://127.0.0.1:5555`. The daemon may start later, or restart.
     streams: names of the streams to receive; None for all.
-    mode: `newest` always gives the newest frame of each stream and passes over those it replaced; `queued`
-    gives them in turn, up to `queue` waiting.
-    timeout_s: how long to wait for a frame before TimeoutError is raised; None waits for ever.
+    mode: `newest` gives the newest frame of each stream, each stream in turn, and passes over those that were
+    replaced meanwhile; `queued` gives all in the order in which they came, while up to `queue` may wait.
+    timeout_s: how long iteration waits for a frame before it raises TimeoutError; None waits for ever.
 
-    Frames of a message that is not of this wire format raise `wire.WireError`; iteration may go on after it.
+    A message that is not of this wire format raises `wire.WireError`; the next call goes on after it.
     """
 
     def __init__(
@@ -50,81 +50,75 @@ class Subscriber:
     ) -> None:
         if mode not in ("newest", "queued"):
             raise ValueError(f"mode must be newest or queued, got {mode!r}")
-        if streams is not None and not streams:
-            raise ValueError("streams must name at least one stream, or be None for all")
-        self._timeout_s = timeout_s
+        if isinstance(streams, str) or (streams is not None and not streams):
+            raise ValueError(f"streams must be a list of at least one name, or None for all, got {streams!r}")
+        if queue < 1:
+            raise ValueError(f"queue must be at least 1, got {queue}")
+        self._timeout_s, self._newest, self._queue = timeout_s, mode == "newest", queue
+        self._waiting: OrderedDict[bytes | int, zmq.Frame] = OrderedDict()
+        self._changed = threading.Condition()
+        self._closed = False
         self._context = zmq.Context()
-        self._poller = zmq.Poller()
-        self._waiting: OrderedDict[str, wire.Message] = OrderedDict()
-        self._keep_newest = mode == "newest"
-        self._conflates = self._keep_newest and streams is not None
-        # CONFLATE keeps one message of the whole socket, not one of each topic: so a socket for each stream.
-        topics = [[wire.topic_bytes(name)] for name in streams] if streams is not None else [[b""]]
-        if not self._conflates:
-            topics = [[topic for group in topics for topic in group]]
-        self._sockets: list[zmq.Socket[bytes]] = []
+        self._socket: zmq.Socket[bytes] = self._context.socket(zmq.SUB)
         try:
-            for group in topics:
-                self._sockets.append(self._connect(endpoint, group, queue))
-        except zmq.ZMQError as error:
-            self.close()
-            raise ValueError(
-                f"endpoint must be a ZeroMQ address such as tcp://127.0.0.1:5555, got {endpoint!r}"
-            ) from error
+            for option, value in ((zmq.RCVHWM, queue), (zmq.LINGER, 0), *wire.TCP_KEEPALIVE):
+                self._socket.setsockopt(option, value)
+            for topic in [b""] if streams is None else map(wire.topic_bytes, streams):
+                self._socket.setsockopt(zmq.SUBSCRIBE, topic)
+            self._socket.connect(endpoint)
+        except (zmq.ZMQError, wire.WireError) as error:
+            self._context.destroy(linger=0)
+            if isinstance(error, wire.WireError):
+                raise
+            example = "tcp://127.0.0.1:5555"
+            raise ValueError(f"endpoint must be a ZeroMQ address such as {example}, got {endpoint!r}") from error
+        self._thread = threading.Thread(target=self._receive_all, name=f"receive {endpoint}", daemon=True)
+        self._thread.start()
 
-    def _connect(self, endpoint: str, topics: list[bytes], queue: int) -> zmq.Socket[bytes]:
-        socket: zmq.Socket[bytes] = self._context.socket(zmq.SUB)
-        self._poller.register(socket, zmq.POLLIN)
-        if self._conflates:
-            socket.setsockopt(zmq.CONFLATE, 1)
-            # Only here: a socket whose queue is full does not read heartbeats either, takes the publisher for
-            # dead and aborts the process (libzmq issues 3937, 4364, 4767). One that conflates is never full.
-            socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
-            socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
-        socket.setsockopt(zmq.RCVHWM, 2 if self._keep_newest else queue)
-        socket.setsockopt(zmq.LINGER, 0)
-        for topic in topics:
-            socket.setsockopt(zmq.SUBSCRIBE, topic)
-        socket.connect(endpoint)
-        return socket
+    def _receive_all(self) -> None:
+        """Take every message off the socket as it comes: what waits in ZeroMQ's own queues cannot be replaced."""
+        count = 0
+        while not self._closed:
+            if not self._socket.poll(_POLL_MS):
+                continue
+            message = self._socket.recv(copy=False)
+            topic = bytes(message.buffer[: wire.MAX_TOPIC + 1]).split(b"\0", 1)[0]
+            count += 1
+            with self._changed:
+                if not self._newest:
+                    self._changed.wait_for(lambda: len(self._waiting) < self._queue or self._closed)
+                # A stream that is waiting already keeps its place, so that each has its turn.
+                self._waiting[topic if self._newest else count] = message
+                self._changed.notify_all()
 
     def receive(self, timeout_s: float | None = None) -> Frame:
-        """The next frame; TimeoutError when none comes within `timeout_s` (None: waits for ever)."""
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        """The next frame; TimeoutError when none comes within `timeout_s` (None waits for ever)."""
         while True:
-            self._take_all(time.monotonic() if self._waiting else deadline)
-            if self._waiting:
-                _, message = self._waiting.popitem(last=False)
-                if message.header.get("kind", "frame") == "frame":
-                    return wire.to_frame(message)
-            elif deadline is not None and time.monotonic() >= deadline:
-                raise TimeoutError(f"no frame came within {timeout_s} s")
+            with self._changed:
+                if not self._changed.wait_for(lambda: self._waiting or self._closed, timeout_s):
+                    raise TimeoutError(f"no frame came within {timeout_s} s")
+                if not self._waiting:
+                    raise ValueError("the subscriber is closed")
+                _, data = self._waiting.popitem(last=False)
+                self._changed.notify_all()
+            message = wire.unpack(data.buffer)
+            if message.header.get("kind", "frame") == "frame":
+                return wire.to_frame(message)
 
-    def _take_all(self, deadline: float | None) -> None:
-        """Move what has come into `_waiting`, where a stream's newer message replaces its older one."""
-        wait_ms = None if deadline is None else max(0, round((deadline - time.monotonic()) * 1000))
-        for socket, _ in self._poller.poll(wait_ms):
-            while True:
-                try:
-                    data = socket.recv(zmq.NOBLOCK, copy=False)
-                except zmq.Again:
-                    break
-                message = wire.unpack(data.buffer)
-                # In turn: a stream that was served waits behind those that were not.
-                key = message.topic if self._keep_newest else f"{message.topic}\0{len(self._waiting)}"
-                self._waiting[key] = message
-                if not self._keep_newest:
-                    return
+    def __iter__(self) -> Self:
+        return self
 
-    def __iter__(self) -> Iterator[Frame]:
-        while True:
-            yield self.receive(self._timeout_s)
+    def __next__(self) -> Frame:
+        return self.receive(self._timeout_s)
 
     def close(self) -> None:
-        """Disconnect; may be called again."""
-        for socket in self._sockets:
-            socket.close(0)
-        self._sockets.clear()
+        """Disconnect; may be called again, and by any thread."""
+        with self._changed:
+            if self._closed:
+                return
+            self._closed = True
+            self._changed.notify_all()
+        self._thread.join()
         self._context.destroy(linger=0)
 
     def __enter__(self) -> Self:

@@ -6,6 +6,7 @@ Knows values only; nothing is opened, bound or started here.
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -42,9 +43,10 @@ class PublishConfig(_Section):
     @field_validator("endpoint")
     @classmethod
     def _zeromq_address(cls, endpoint: str) -> str:
-        scheme, _, rest = endpoint.partition("://")
-        if scheme not in ("tcp", "ipc") or not rest or (scheme == "tcp" and ":" not in rest):
-            raise ValueError("must be tcp://HOST:PORT or ipc://PATH")
+        host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
+        is_tcp = endpoint.startswith("tcp://") and host and (port == "*" or (port.isdecimal() and int(port) < 1 << 16))
+        if not is_tcp and not (endpoint.startswith("ipc://") and len(endpoint) > len("ipc://")):
+            raise ValueError("must be tcp://HOST:PORT (PORT 0 to 65535 or *) or ipc://PATH")
         return endpoint
 
 
@@ -61,6 +63,14 @@ class StreamConfig(_Section):
     source: str = Field(min_length=1)
     name: str = Field(default="", max_length=64)
     realtime: bool = False
+
+    @field_validator("source")
+    @classmethod
+    def _of_a_known_kind(cls, source: str) -> str:
+        scheme, separator, _ = source.partition("://")
+        if separator and scheme != "file":  # the rest may hold a password
+            raise ValueError(f"must be a video file, got a {scheme} address")
+        return source
 
     @field_validator("name")
     @classmethod
@@ -99,8 +109,12 @@ def shipped_config() -> str:
     return path.read_text(encoding="utf-8")
 
 
-def load_config(path: Path | None = None, overrides: dict[str, Any] | None = None) -> Config:
-    """Settings from a TOML file, with `overrides` (section -> key -> value, or `streams`) on top.
+def load_config(
+    path: Path | None = None,
+    overrides: dict[str, dict[str, Any]] | None = None,
+    streams: Sequence[dict[str, Any]] = (),
+) -> Config:
+    """Settings from a TOML file, with `overrides` (section -> key -> value) on top and `streams` added.
 
     Raises ConfigError that names the setting, its rule and the value got.
     """
@@ -110,10 +124,13 @@ def load_config(path: Path | None = None, overrides: dict[str, Any] | None = Non
             values = tomllib.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise ConfigError(f"{path}: not readable ({error.strerror})") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"{path}: not TOML ({error})") from error
     for section, change in (overrides or {}).items():
-        values[section] = {**values.get(section, {}), **change} if isinstance(change, dict) else change
+        given = values.get(section, {})
+        values[section] = {**given, **change} if isinstance(given, dict) else given
+    given = values.get("streams", [])
+    values["streams"] = [*given, *streams] if isinstance(given, list) else given
     try:
         return Config.model_validate(values)
     except ValidationError as error:
@@ -133,4 +150,7 @@ def _explain(error: ValidationError, path: Path | None) -> str:
         return f"{rule}{where}"
     if first["type"] == "missing":
         return f"'{name}' must be given{where}"
-    return f"'{name}' {rule[0].lower() + rule[1:]}, got {first['input']!r}{where}"
+    rule = rule[0].lower() + rule[1:]
+    if name.endswith(".source"):
+        return f"'{name}' {rule}{where}"
+    return f"'{name}' {rule}, got {first['input']!r}{where}"

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.markup import escape
 from rich.table import Table
 
 from engine.backends import open_engine
@@ -43,9 +44,9 @@ def render(checks: list[Check]) -> Table:
     table = Table(show_header=False, box=None, padding=(0, 1))
     for check in checks:
         mark = "[green]yes[/]" if check.ok else "[red]no[/]" if check.required else "[yellow]no[/]"
-        table.add_row(mark, f"[bold]{check.name}[/]", check.finding)
+        table.add_row(mark, f"[bold]{escape(check.name)}[/]", escape(check.finding))
         if not check.ok and check.help:
-            table.add_row("", "", f"[dim]{check.help}[/]")
+            table.add_row("", "", f"[dim]{escape(check.help)}[/]")
     return table
 
 
@@ -78,6 +79,7 @@ def _engines() -> Iterator[Check]:
             yield Check("engine", True, f"auto chooses {engine.spec.backend}", required=True)
     except EngineError as error:
         yield Check("engine", False, str(error), "pip install --force-reinstall openvino", required=True)
+        return
     import openvino as ov
 
     core = ov.Core()
@@ -118,7 +120,7 @@ def _gpu() -> Check:
 def _tensorrt() -> Check:
     if importlib.util.find_spec("tensorrt") is None:
         return Check("TensorRT", False, "not installed", "not needed: this version has no GPU engine yet")
-    return Check("TensorRT", True, importlib.metadata.version("tensorrt"))
+    return Check("TensorRT", True, "installed")
 
 
 def _codecs() -> Iterator[Check]:

@@ -15,6 +15,9 @@ from typing import Self
 from .frame import Frame
 from .source import Source
 
+MOST_LATE_S = 1.0
+MOST_EARLY_S = 10.0
+
 
 class Paced:
     """A source whose frames come when they are due; live, so that under overload the newest wins.
@@ -33,14 +36,18 @@ class Paced:
         return self._source.damage
 
     def __iter__(self) -> Iterator[Frame]:
-        begin: tuple[float, float] | None = None
+        offset_s: float | None = None  # from presentation time to the monotonic clock
         for frame in self._source:
+            now = due = time.monotonic()
             if frame.time_s is not None:
-                begin = begin or (time.monotonic(), frame.time_s)
-                due = begin[0] + frame.time_s - begin[1]
-                if self._closed.wait(max(0.0, due - time.monotonic())):
+                due = now if offset_s is None else frame.time_s + offset_s
+                if not -MOST_LATE_S <= due - now <= MOST_EARLY_S:
+                    due = now  # the times jump, or reading is too slow: go on from here
+                offset_s = due - frame.time_s
+                if self._closed.wait(max(0.0, due - now)):
                     return
-            yield replace(frame, arrived_ns=time.monotonic_ns(), captured_ns=time.time_ns())
+            late_ns = max(0, time.monotonic_ns() - round(due * 1e9))
+            yield replace(frame, arrived_ns=round(due * 1e9), captured_ns=time.time_ns() - late_ns)
 
     def close(self) -> None:
         self._closed.set()

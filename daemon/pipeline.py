@@ -43,6 +43,7 @@ class Pipeline:
         """Held to look at or change what the scheduler decides by."""
         self.streams: list[Stream] = []
         self._active: list[Stream] = []  # in order of turns: who was served goes to the end
+        self._in_engine = 0  # batches
         self._closing = False
         self._error: Exception | None = None
         self._scheduler = threading.Thread(target=self.guarded(self._schedule), name="schedule")
@@ -52,6 +53,8 @@ class Pipeline:
         """Start a stream; the pipeline enters and leaves `source`, and closes `sink`."""
         stream = Stream(name, source, sink, self)
         with self.changed:
+            if self._error is not None:
+                raise self._error
             if self._closing:
                 raise DaemonError(f"stream {name!r} comes too late: the pipeline is stopping")
             self.streams.append(stream)
@@ -128,8 +131,10 @@ class Pipeline:
                 for stream in [stream for stream in self._active if stream.exhausted]:
                     self._active.remove(stream)
                     stream.no_more_work()
+                # Only when a slot is free: a live frame that were picked now would grow old waiting for it.
+                free = self._in_engine < self.engine.spec.slots
                 ready = [stream for stream in self._active if stream.ready][:most]
-                if ready:
+                if free and ready:
                     picked = [(stream, stream.start_next()) for stream in ready]
                     for stream in ready:
                         self._active.remove(stream)
@@ -160,11 +165,19 @@ class Pipeline:
         pieces = [work.prepared.tiles[first : first + count] for work, first, count in runs]
         tiles = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
         states = [work.prepared.states[tile] for work, tile in items]
-        batch = Batch(self.engine.submit(tiles, states), users=len(runs))
+        ticket = self.engine.submit(tiles, states)
+        with self.changed:
+            self._in_engine += 1
+        batch = Batch(ticket, users=len(runs), on_done=self._slot_is_free)
         submitted_ns, item = time.monotonic_ns(), 0
         for work, first, count in runs:
             work.give(Part(submitted_ns, batch, item, first, count))
             item += count
+
+    def _slot_is_free(self) -> None:
+        with self.changed:
+            self._in_engine -= 1
+            self.changed.notify_all()
 
     def __enter__(self) -> Self:
         return self

@@ -5,12 +5,15 @@ Knows sockets and the wire format; nothing of where frames come from.
 
 from __future__ import annotations
 
+import errno
 import json
 import secrets
+import socket
 import threading
 import time
 from collections import deque
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import cv2
@@ -30,12 +33,14 @@ HEADER_ROOM = 1536
 class PublisherOptions:
     """How frames are published.
 
-    high_water_mark: frames that may wait for a slow subscriber before the next ones pass it by; each keeps its
-    buffer, so this bounds the memory too.
+    high_water_mark: frames of each stream that may wait for a slow subscriber before the next ones pass it by;
+    each keeps its buffer, so this bounds the memory too.
+    streams: how many streams there will be; a subscriber of all of them has one queue for all.
     encoding: `raw` RGB, or `jpeg` of `jpeg_quality` 1 to 100.
     """
 
     high_water_mark: int = 2
+    streams: int = 1
     encoding: Literal["raw", "jpeg"] = "raw"
     jpeg_quality: int = 90
 
@@ -57,14 +62,16 @@ class Publisher:
         try:
             for option, value in (
                 (zmq.XPUB_VERBOSER, 1),
-                (zmq.SNDHWM, self._options.high_water_mark),
+                (zmq.SNDHWM, self._options.high_water_mark * self._options.streams),
+                *wire.TCP_KEEPALIVE,
                 (zmq.LINGER, 500),
             ):
                 self._socket.setsockopt(option, value)
+            _refuse_to_replace(endpoint)
             self._socket.bind(endpoint)
-        except zmq.ZMQError as error:
+        except (zmq.ZMQError, OSError) as error:
             self._context.destroy(linger=0)
-            reason = "the address is in use" if error.errno == zmq.EADDRINUSE else str(error)
+            reason = "the address is in use" if error.errno == zmq.EADDRINUSE else error.strerror or str(error)
             raise SinkError(f"cannot publish at {endpoint!r}: {reason}") from error
         self.endpoint = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
         """Where it is bound; a port that was `*` has its number here."""
@@ -123,6 +130,21 @@ class Publisher:
         with self._lock:
             self._socket.close()
         self._context.term()
+
+
+def _refuse_to_replace(endpoint: str) -> None:
+    """OSError if an ipc path is taken: libzmq would delete whatever lies there, a live daemon's socket too."""
+    path = Path(endpoint.removeprefix("ipc://"))
+    if not endpoint.startswith("ipc://") or not path.exists():
+        return
+    if not path.is_socket():
+        raise FileExistsError(errno.EEXIST, "a file of this name exists, and is no socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return  # left behind by a daemon that was killed
+    raise OSError(errno.EADDRINUSE, "the address is in use")
 
 
 class StreamPublisher:

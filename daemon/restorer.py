@@ -49,7 +49,7 @@ class Restorer:
         self._thumbnail: Thumbnail | None = None
 
     def prepare(self, frame: Frame) -> Prepared:
-        """Cut `frame` into tiles. 16-bit pixels are rounded to 8 bits: engines take those."""
+        """Cut `frame` into tiles. 16-bit pixels are cut to 8 bits: engines take those."""
         pixels = frame.pixels
         if pixels.dtype != np.uint8:
             pixels = np.right_shift(pixels, 8).astype(np.uint8)
@@ -62,10 +62,11 @@ class Restorer:
                 fixed=self._spec.fixed_tile,
                 overlap=self._spec.overlap_px,
             )
-            self._size, self._states, self._thumbnail = size, (None,) * self._plan.count, None
-        if self._spec.recurrent and (frame.epoch != self._epoch or self._is_cut(pixels)):  # type: ignore[arg-type]
+        if (size, frame.epoch) != (self._size, self._epoch):
+            self._size, self._epoch, self._thumbnail = size, frame.epoch, None
             self._states = (None,) * self._plan.count
-        self._epoch = frame.epoch
+        if self._spec.recurrent and self._is_cut(pixels):  # type: ignore[arg-type]
+            self._states = (None,) * self._plan.count
         return Prepared(frame, self._plan, self._plan.split(pixels), self._states)  # type: ignore[arg-type]
 
     def remember(self, states: Sequence[State | None]) -> None:

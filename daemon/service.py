@@ -10,12 +10,13 @@ import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from urllib.request import url2pathname
 
 from engine.backends import open_engine
 from engine.protocol import Engine, EngineOptions
 
 from .config import Config, EngineConfig, StreamConfig
-from .errors import ConfigError, SourceError
+from .errors import ConfigError
 from .file_source import FileSource
 from .pace import Paced
 from .pipeline import Pipeline
@@ -42,13 +43,9 @@ def engine_from(config: EngineConfig) -> Engine:
 
 
 def open_source(config: StreamConfig) -> Source:
-    """The source of a stream, not yet opened. SourceError for an address of no known kind."""
-    scheme, separator, _ = config.source.partition("://")
-    if separator and scheme != "file":
-        raise SourceError(f"{scheme}://…: a source must be a video file, got a {scheme} address")
-    path = Path(config.source.removeprefix("file://"))
-    if not path.is_file():
-        raise SourceError(f"{path}: no such file")
+    """The source of a stream. Raises SourceError."""
+    is_url = config.source.startswith("file://")
+    path = Path(url2pathname(config.source.removeprefix("file://")) if is_url else config.source)
     source = FileSource(path, stream=config.label)
     return Paced(source) if config.realtime else source
 
@@ -70,6 +67,7 @@ def run(config: Config, stop: threading.Event) -> int:
                 high_water_mark=config.publish.high_water_mark,
                 encoding=config.publish.encoding,
                 jpeg_quality=config.publish.jpeg_quality,
+                streams=len(sources),
             ),
         )
         stack.callback(publisher.close)

@@ -48,6 +48,7 @@ class Stream:
         # Enough to keep every slot busy while one frame is merged and one is sent.
         self._most_unsent = spec.slots + 2
         self._in_engine = self._unsent = 0
+        self._undeliverable = False
         self._frames: Channel[Frame] = (
             Channel(1, "drop_oldest", pipeline.changed)
             if source.live
@@ -124,7 +125,7 @@ class Stream:
         except ClosedError:
             pass
         except DaemonError as error:
-            self._fail(error)
+            self.error = self.error or error  # what came before it is still restored and sent
         finally:
             self._frames.close()
 
@@ -171,7 +172,7 @@ class Stream:
             try:
                 result = part.batch.result()
                 arrived_ns = time.monotonic_ns()
-                if self.error is None:
+                if not self._undeliverable:
                     merger = merger or plan.merger(self._sink.lend(frame))
                     for i in range(part.count):
                         merger.add(part.tile + i, result.frames[part.item + i])
@@ -184,7 +185,7 @@ class Stream:
                 self._fail(DaemonError(f"stream {self.name!r} ended with the engine"))
             finally:
                 part.batch.done()
-        if merger is None or submitted_ns is None or not work.complete or self.error is not None:
+        if merger is None or submitted_ns is None or not work.complete or self._undeliverable:
             return None
         self._restorer.remember(states)
         spent_ns = {
@@ -202,7 +203,7 @@ class Stream:
             self._pipeline.changed.notify_all()
 
     def _fail(self, error: DaemonError) -> None:
-        """End this stream, and only this one."""
-        if self.error is None:
-            self.error = error
+        """End this stream, and only this one: its frames cannot be delivered."""
+        self.error = self.error or error
+        self._undeliverable = True
         self.stop()

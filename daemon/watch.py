@@ -11,13 +11,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import quote
 
 import cv2
 import numpy as np
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from .client import Mode, Subscriber
@@ -37,14 +40,17 @@ class StreamStatistics:
     missed: int = 0
     """Frames that the daemon published and this subscriber never got, or that the daemon dropped."""
     last_seq: int | None = None
+    run_id: str = ""
+    """Of the daemon: one that restarted counts from 0 again."""
     size: str = ""
     ages_s: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
     times_s: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
 
     def count(self, frame: Frame) -> None:
-        if self.last_seq is not None and frame.seq > self.last_seq:
+        run_id = frame.publication.run_id if frame.publication else ""
+        if self.last_seq is not None and run_id == self.run_id and frame.seq > self.last_seq:
             self.missed += frame.seq - self.last_seq - 1
-        self.last_seq = frame.seq
+        self.last_seq, self.run_id = frame.seq, run_id
         self.frames += 1
         self.size = f"{frame.width}x{frame.height}"
         self.ages_s.append(frame.age_s())
@@ -88,7 +94,8 @@ def watch(
     except ValueError as error:
         raise SourceError(str(error)) from error
     shows = console.is_terminal and not quiet
-    with subscriber, Live(console=console, auto_refresh=False, transient=True) as live:
+    live = Live(console=console, auto_refresh=False, transient=True, redirect_stdout=False, redirect_stderr=False)
+    with subscriber, live if shows else nullcontext():
         received, waiting_since, shown = 0, time.monotonic(), 0.0
         while not stop.is_set() and (count is None or received < count):
             now = time.monotonic()
@@ -114,7 +121,7 @@ def watch(
 
 
 def _save(frame: Frame, folder: Path) -> None:
-    name = f"{frame.stream.replace('/', '_')}-{frame.seq:08d}.png"
+    name = f"{quote(frame.stream, safe=' ')}-{frame.seq:08d}.png"
     ok, data = cv2.imencode(".png", frame.pixels[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])
     try:
         if not ok:
@@ -144,13 +151,13 @@ def _print(frame: Frame) -> None:
 
 
 def _table(endpoint: str, statistics: dict[str, StreamStatistics]) -> Table:
-    table = Table(title=f"{endpoint}", title_justify="left")
+    table = Table(title=escape(endpoint), title_justify="left")
     table.add_column("stream")
     for name in ("size", "frames", "missed", "fps", "age p50", "age p99"):
         table.add_column(name, justify="right")
     for name, one in sorted(statistics.items()):
         ages = (f"{one.age_ms(50):.0f} ms", f"{one.age_ms(99):.0f} ms")
-        table.add_row(name, one.size, str(one.frames), str(one.missed), f"{one.fps:.1f}", *ages)
+        table.add_row(escape(name), one.size, str(one.frames), str(one.missed), f"{one.fps:.1f}", *ages)
     if not statistics:
         table.caption = "waiting for the first frame"
     return table

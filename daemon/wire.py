@@ -1,6 +1,7 @@
 """The wire format: one ZeroMQ message of one part for each frame.
 
-Knows bytes; nothing of sockets. `docs/2-wire-format.md` describes it for clients in other languages.
+Knows bytes, and the options that both ends set; opens no socket. `docs/2-wire-format.md` describes it for clients
+in other languages.
 
     topic           UTF-8, 1 to 255 bytes, no NUL: the stream's name
     0x00            ends the topic: ZeroMQ matches prefixes, and `cam1` must not match `cam10`
@@ -21,6 +22,7 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
+import zmq
 from numpy.typing import NDArray
 
 from .frame import Colour, Frame, Publication
@@ -31,6 +33,15 @@ MAX_TOPIC = 255
 MAX_HEADER = 1 << 16
 
 Buffer = bytes | bytearray | memoryview
+
+# Finds a peer whose host went away. ZeroMQ's own heartbeats are not for frames: one that takes longer than their
+# timeout counts as a dead peer, and a socket whose queue is full aborts its process (libzmq issues 4364, 4767).
+TCP_KEEPALIVE = (
+    (zmq.TCP_KEEPALIVE, 1),
+    (zmq.TCP_KEEPALIVE_IDLE, 2),
+    (zmq.TCP_KEEPALIVE_INTVL, 1),
+    (zmq.TCP_KEEPALIVE_CNT, 3),
+)
 
 
 class WireError(ValueError):

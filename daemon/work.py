@@ -6,7 +6,7 @@ Knows tickets and results; nothing of streams or scheduling.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from queue import SimpleQueue
 
@@ -18,8 +18,8 @@ from .restorer import Prepared
 class Batch:
     """A batch in flight that `users` frames share; its slot is free again when all are done with it."""
 
-    def __init__(self, ticket: Ticket, users: int) -> None:
-        self._ticket, self._users = ticket, users
+    def __init__(self, ticket: Ticket, users: int, on_done: Callable[[], None]) -> None:
+        self._ticket, self._users, self._on_done = ticket, users, on_done
         self._outcome: Result | Exception | None = None
         self._lock = threading.Lock()
 
@@ -36,14 +36,14 @@ class Batch:
             return self._outcome
 
     def done(self) -> None:
-        """One user needs the result no longer."""
+        """One user, who has asked for the result, needs it no longer."""
         with self._lock:
             self._users -= 1
-            if self._users == 0:
-                if self._outcome is None:
-                    self._outcome = self._ticket.result()
-                if isinstance(self._outcome, Result):
-                    self._outcome.release()
+            if self._users:
+                return
+            if isinstance(self._outcome, Result):
+                self._outcome.release()
+        self._on_done()
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ class OpenVinoEngine:
             else props.hint.PerformanceMode.THROUGHPUT,
             props.hint.num_requests: options.slots,
         }
-        if options.device == "CPU":
+        if precision != "auto":
             self._config[props.hint.inference_precision] = ov.Type.bf16 if precision == "bf16" else ov.Type.f32
         side = max(self._manifest.stride, options.tile_px // self._manifest.stride * self._manifest.stride)
         self.spec = EngineSpec(
@@ -123,6 +123,8 @@ class OpenVinoEngine:
         has_bf16 = "BF16" in self._core.get_property(self._device.split(":")[0], "OPTIMIZATION_CAPABILITIES")
         if wanted == "bf16" and not has_bf16:
             raise EngineError(f"precision bf16 needs a device that has it; {self._device} does not")
+        if wanted == "auto" and self._device != "CPU":
+            return "auto"  # GPUs and NPUs know best
         return "bf16" if has_bf16 and wanted != "f32" else "f32"
 
     def _for_shape(self, shape: tuple[int, int, int]) -> _Compiled:

@@ -29,7 +29,7 @@ class EngineOptions:
     """How an engine runs.
 
     device: the back-end's own device name, e.g. `CPU`.
-    precision: `auto` takes the fastest that the model's measurements allow; `f32` and `bf16` insist.
+    precision: `auto` takes the fastest that the device has; `f32` and `bf16` insist.
     slots: batches in flight.
     tile_px: greatest side of a tile; larger frames are cut.
     goal: `latency` gives all cores to one frame, `throughput` a core each to several.

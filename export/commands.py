@@ -6,11 +6,13 @@ Knows how results are shown; the work is `export.train` and `export.package`.
 from __future__ import annotations
 
 import logging
+import threading
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -31,15 +33,17 @@ from .train import train as train_steps
 log = logging.getLogger(__name__)
 
 
-def train(values: dict[str, Any], data: list[Path], out: Path, *, device: str, quiet: bool) -> None:
+def train(
+    values: dict[str, Any], data: list[Path], out: Path, *, device: str, quiet: bool, stop: threading.Event
+) -> None:
     """Train with the defaults changed by `values`, showing the loss. ExportError for values that are impossible."""
     try:
         config = TrainConfig.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"]))
-        rule = first["msg"].replace("Input should be ", "must be ")
-        raise ExportError(f"'{name}' {rule}, got {first['input']!r}") from error
+        rule = first["msg"].removeprefix("Value error, ").replace("Input should be ", "must be ")
+        raise ExportError(f"'{name}' {rule}, got {first['input']!r}" if name else rule) from error
     columns = (
         TextColumn("loss {task.fields[loss]:.5f}"),
         BarColumn(),
@@ -51,14 +55,14 @@ def train(values: dict[str, Any], data: list[Path], out: Path, *, device: str, q
     with Progress(*columns, console=console, disable=quiet) as progress:
         task: TaskID | None = None
         smooth = 0.0
-        for step, loss in train_steps(config, data, out, device=device):
+        for step, loss in train_steps(config, data, out, device=device, stop=stop):
             if task is None:  # only now: refused data leaves no empty bar
                 task, smooth = progress.add_task("train", total=config.steps, loss=loss), loss
             smooth += 0.01 * (loss - smooth)
             progress.update(task, completed=step, loss=smooth)
             if step % 1000 == 0 and not console.is_terminal:
                 log.info("step %d of %d, loss %.5f", step, config.steps, smooth)
-    if not quiet:
+    if not quiet and not stop.is_set():
         console.print(f"trained: 'deblurd export {out} -o models --name NAME' makes a model of it", highlight=False)
 
 
@@ -71,7 +75,7 @@ def export(checkpoint: Path, output: Path, *, name: str, data: list[Path], licen
 
 
 def _summary(exported: Exported) -> Table:
-    table = Table(title=str(exported.path), title_justify="left", show_header=False)
+    table = Table(title=escape(str(exported.path)), title_justify="left", show_header=False)
     manifest = exported.manifest
     table.add_row("parameters", f"{manifest.parameters:,}")
     table.add_row("work", f"{manifest.mac_per_pixel * 1280 * 720 / 1e9:.2f} GMAC a 1280x720 frame")

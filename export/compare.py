@@ -13,6 +13,7 @@ from typing import Any
 
 import av
 import numpy as np
+from rich.markup import escape
 from rich.table import Table
 
 from .blur import Picture
@@ -83,7 +84,7 @@ def _frames(path: Path) -> Iterator[Picture]:
         yield read_picture(path)
         return
     try:
-        with av.open(str(path)) as container:
+        with av.open(f"file:{path.absolute()}") as container:
             if not container.streams.video:
                 raise ExportError(f"{path}: no video stream")
             for frame in container.decode(video=0):
@@ -100,7 +101,7 @@ def table(rows: Sequence[Comparison]) -> Table:
 
     def line(name: str, frames: int, figures: Sequence[float]) -> None:
         db, worst, likeness, shift = figures
-        result.add_row(name, str(frames), f"{db:.2f}", f"{worst:.2f}", f"{likeness:.4f}", f"{shift:.2f}")
+        result.add_row(escape(name), str(frames), f"{db:.2f}", f"{worst:.2f}", f"{likeness:.4f}", f"{shift:.2f}")
 
     figures = [(row.psnr_db, row.worst_db, row.ssim, row.colour_shift) for row in rows]
     for row, values in zip(rows, figures, strict=True):

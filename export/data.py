@@ -6,7 +6,7 @@ Knows arrays and one file of pixels; nothing of networks or of how a pair is lea
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,7 @@ NDArrayU8 = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 class PictureStore:
     """Decoded pictures in one memory-mapped file: loaders that run beside the training step share it."""
 
+    path: Path
     pixels: NDArrayU8
     sizes: tuple[tuple[int, int], ...]
     offsets: tuple[int, ...]
@@ -36,8 +37,9 @@ class PictureStore:
         """Decode `pictures` into `target`; returns the store and one line for every picture passed over."""
         sizes: list[tuple[int, int]] = []
         skipped: list[str] = []
+        partial = target.with_name(f".{target.name}.partial")
         try:
-            with target.open("wb") as file:
+            with partial.open("wb") as file:
                 for path in pictures:
                     try:
                         picture = read_picture(path)
@@ -52,12 +54,16 @@ class PictureStore:
                         continue
                     sizes.append((picture.shape[0], picture.shape[1]))
                     file.write(picture.tobytes())
+            if not sizes:
+                partial.unlink()
+                first = f"; {skipped[0]}" if skipped else ""
+                raise ExportError(f"no usable picture among {len(pictures)} found{first}")
+            # Renamed, not written over: another run in this folder may have the old one mapped.
+            partial.replace(target)
             target.with_suffix(".json").write_text(json.dumps(sizes), encoding="utf-8")
         except OSError as error:
+            partial.unlink(missing_ok=True)
             raise ExportError(f"{target}: not writable ({error.strerror})") from error
-        if not sizes:
-            first = f"; {skipped[0]}" if skipped else ""
-            raise ExportError(f"no usable picture among {len(pictures)} found{first}")
         return cls.open(target), skipped
 
     @classmethod
@@ -65,7 +71,11 @@ class PictureStore:
         """Map a store that `build` wrote."""
         sizes = tuple((int(h), int(w)) for h, w in json.loads(target.with_suffix(".json").read_text(encoding="utf-8")))
         offsets = tuple(int(end) for end in np.cumsum([0] + [h * w * 3 for h, w in sizes]))
-        return cls(np.memmap(target, np.uint8, "r"), sizes, offsets)
+        return cls(target, np.memmap(target, np.uint8, "r"), sizes, offsets)
+
+    def __reduce__(self) -> tuple[Callable[[Path], PictureStore], tuple[Path]]:
+        # To a loader process go the name and not the pixels.
+        return PictureStore.open, (self.path,)
 
     def __len__(self) -> int:
         return len(self.sizes)

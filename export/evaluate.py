@@ -14,6 +14,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from rich.markup import escape
 from rich.table import Table
 
 from engine.protocol import Engine
@@ -194,7 +195,7 @@ def table(rows: Sequence[CaseRow]) -> Table:
             f"{row.restored_db:.2f}",
             "kept" if row.case == SHARP else f"{row.score_db:+.2f}",
             f"{row.ssim_gain:+.4f}",
-            row.worst,
+            escape(row.worst),
             f"{row.worst_db:.2f}" if row.case == SHARP else f"{row.worst_db:+.2f}",
         )
     return result

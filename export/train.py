@@ -6,16 +6,19 @@ Knows the loop: schedule, optimizer, averaging, checkpoints. Blurs, pictures and
 from __future__ import annotations
 
 import logging
+import math
+import signal
+import threading
 import time
 from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import cv2
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
@@ -37,9 +40,9 @@ class TrainConfig(BaseModel):
     recipe: Literal["restore"] = "restore"
     network: RestoreNetConfig = RestoreNetConfig()
     blurs: dict[str, float] = Field(default_factory=lambda: dict(Degradation().weights))
-    steps: int = Field(30_000, ge=1)
-    batch: int = Field(16, ge=1)
-    patch: int = Field(128, ge=32)
+    steps: int = Field(30_000, ge=1, le=1_000_000_000)
+    batch: int = Field(16, ge=1, le=4096)
+    patch: int = Field(128, ge=32, le=4096)
     learning_rate: float = Field(1e-3, gt=0)
     """Of AdamW, for biases and the last layer."""
     muon_rate: float = Field(1e-2, gt=0)
@@ -49,7 +52,15 @@ class TrainConfig(BaseModel):
     clip_norm: float = Field(0.5, gt=0)
     average_decay: float = Field(0.999, ge=0, lt=1)
     spectral_weight: float = Field(0.05, ge=0)
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=1 << 32)
+
+    @model_validator(mode="after")
+    def _patches_fit_the_network(self) -> Self:
+        if self.patch % self.network.stride:
+            raise ValueError(
+                f"'patch' must be a multiple of the network's stride {self.network.stride}, got {self.patch}"
+            )
+        return self
 
 
 class RestoreLoss(nn.Module):
@@ -149,7 +160,7 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, device: str) -> None:
         torch.manual_seed(config.seed)
-        self.config, self.device, self.step = config, torch.device(device), 0
+        self.config, self.device, self.step = config, _usable(device), 0
         self.network = RestoreNet(config.network).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = deepcopy(self.network).requires_grad_(False)
         self.loss = RestoreLoss(config.spectral_weight)
@@ -203,7 +214,18 @@ class Trainer:
         self.step = int(saved.info["step"])
 
 
+def _usable(device: str) -> torch.device:
+    try:
+        chosen = torch.device(device)
+        torch.zeros(1, device=chosen)
+    except (RuntimeError, AssertionError) as error:  # torch says a missing CUDA by an assertion
+        reason = str(error).splitlines()[0]
+        raise ExportError(f"device must be cpu, or cuda where there is one, got {device!r} ({reason})") from error
+    return chosen
+
+
 def _start_worker(_: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the run's own decides
     cv2.setNumThreads(1)  # a loader process must not fight the training step for cores
     torch.set_num_threads(1)
 
@@ -216,10 +238,12 @@ def train(
     device: str = "cpu",
     workers: int = 1,
     save_every_s: float = 120.0,
+    stop: threading.Event | None = None,
 ) -> Iterator[tuple[int, float]]:
     """Train until `config.steps`, yielding (step, loss); goes on from the newest checkpoint of `run` if any.
 
-    Every origin that the development split names is left out. Raises ExportError for data that cannot serve.
+    Saves and ends early when `stop` is set. Every origin that the development split names is left out. Raises
+    ExportError for data that cannot serve.
     """
     pictures, held = split_by_origin(find_pictures(data), read_split())
     run.mkdir(parents=True, exist_ok=True)
@@ -253,7 +277,13 @@ def train(
     facts = {"pictures": len(store), "held_out": len(held), "origins": sorted({p.parent.name for p in pictures})}
     saved_at = time.monotonic()
     for blurred, sharp in loader:
+        if stop is not None and stop.is_set():
+            if trainer.step:
+                trainer.save(run, facts)
+            return
         loss = trainer.learn(blurred, sharp)
+        if not math.isfinite(loss):
+            raise ExportError(f"the loss must stay finite, got {loss} at step {trainer.step}; try a lower rate")
         if time.monotonic() - saved_at > save_every_s or trainer.step == config.steps:
             trainer.save(run, facts)
             saved_at = time.monotonic()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -61,7 +63,9 @@ def test_doctor_finds_an_engine_and_a_model() -> None:
     [
         (["run"], "'streams' must name at least one source"),
         (["run", "none.mp4"], "none.mp4: no such file"),
-        (["run", "rtsp://user:secret@127.0.0.1/x"], "a source must be a video file, got a rtsp address"),
+        (["run", "rtsp://user:secret@127.0.0.1/x"], "must be a video file, got a rtsp address"),
+        (["run", "x" * 300 + ".mp4"], "File name too long"),
+        (["run", "CLIP", "--publish", "ipc://text.mp4"], "a file of this name exists, and is no socket"),
         (["run", "CLIP", "--engine", "magic"], "engine must be one of auto, openvino, identity, got 'magic'"),
         (["run", "CLIP", "--model", "magic"], "got 'magic'"),
         (["run", "CLIP", "--model", "broken.json"], "broken.json: not a model manifest"),
@@ -142,15 +146,20 @@ def test_a_signal_ends_a_daemon_that_still_waits_for_subscribers(endpoint: str, 
         assert process.wait(WAIT_S) == 0
 
 
-def test_an_address_in_use_is_refused(tmp_path: Path, clip: Path) -> None:
-    with Subscriber("tcp://127.0.0.1:1"):
-        import zmq
+def test_json_lines_go_to_standard_output_also_from_a_terminal(
+    daemon: subprocess.Popen[str], endpoint: str, tmp_path: Path
+) -> None:
+    terminal, end = pty.openpty()
+    command = [*DEBLURD, "watch", endpoint, "--json", "--count", "3"]
+    answer = subprocess.run(command, stdout=subprocess.PIPE, stderr=end, text=True, timeout=WAIT_S, cwd=REPOSITORY)
+    os.close(end)
+    os.close(terminal)
+    assert [json.loads(line)["stream"] for line in answer.stdout.splitlines()] == ["demo"] * 3
 
-        context = zmq.Context()
-        taken = context.socket(zmq.PUB)
-        port = taken.bind_to_random_port("tcp://127.0.0.1")
-        answer = deblurd("run", clip, "--publish", f"tcp://127.0.0.1:{port}")
-        context.destroy(linger=0)
+
+def test_an_address_in_use_is_refused(tmp_path: Path, clip: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        answer = deblurd("run", clip, "--publish", f"tcp://127.0.0.1:{taken.getsockname()[1]}")
     assert answer.returncode == 1
     assert answer.stderr.strip().endswith("the address is in use")
 

@@ -50,12 +50,19 @@ def test_an_example_stream_in_the_shipped_file_is_valid(tmp_path: Path) -> None:
         ("[engine]\nslots = 2.5\n", "'engine.slots' must be a whole number, got 2.5"),
         ("[engine]\nslots = true\n", "'engine.slots' must be a whole number, got True"),
         ("[engine]\ngoal = 'speed'\n", "'engine.goal' must be 'latency' or 'throughput', got 'speed'"),
-        ("[publish]\nendpoint = 'udp://1.2.3.4:5'\n", "'publish.endpoint' must be tcp://HOST:PORT or ipc://PATH"),
+        (
+            "[publish]\nendpoint = 'udp://1.2.3.4:5'\n",
+            "'publish.endpoint' must be tcp://HOST:PORT (PORT 0 to 65535 or *) or ipc://PATH",
+        ),
         ("[publish]\njpeg_quality = 101\n", "'publish.jpeg_quality' must be at most 100, got 101"),
         ("[log]\nstatistics_s = nan\n", "'log.statistics_s' must be a finite number"),
         ("[[streams]]\nname = 'a'\n", "'streams.0.source' must be given"),
         ("[[streams]]\nsource='a.mp4'\n[[streams]]\nsource='b/a.mp4'\n", "'streams.name' must differ"),
         ("engine = 3\n", "'engine'"),
+        ("streams = 3\n", "'streams'"),
+        ("x = " + "[" * 5000, "not TOML"),
+        ("[publish]\nendpoint = 'tcp://127.0.0.1:99999'\n", "PORT 0 to 65535"),
+        ("[publish]\nendpoint = 'tcp://127.0.0.1:-1'\n", "PORT 0 to 65535"),
         ("[engine\n", "not TOML"),
     ],
 )
@@ -76,3 +83,10 @@ def test_the_command_line_overrides_the_file(tmp_path: Path) -> None:
     overrides: dict[str, Any] = {"engine": {"model": "b"}}
     config = load_config(path, overrides)
     assert (config.engine.model, config.engine.slots) == ("b", 3)
+
+
+def test_an_address_that_may_hold_a_password_is_never_repeated() -> None:
+    with pytest.raises(ConfigError) as refusal:
+        load_config(None, {}, [{"source": "rtsp://user:SECRET@camera/1"}] * 2)
+    assert "SECRET" not in str(refusal.value)
+    assert "'streams.0.source' must be a video file, got a rtsp address" in str(refusal.value)

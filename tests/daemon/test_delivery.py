@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from streams import numbered
 from daemon import wire
 from daemon.client import Subscriber
 from daemon.errors import SinkError
-from daemon.frame import Frame
+from daemon.frame import Frame, Publication
 from daemon.publisher import Publisher, PublisherOptions
 
 WAIT_S = 30.0
@@ -38,6 +39,12 @@ def publish(publisher: Publisher, frame: Frame) -> None:
     buffer = sink.lend(frame)
     buffer[:] = frame.pixels
     sink.send(replace(frame, pixels=buffer))
+
+
+def frame_bytes(frame: Frame) -> bytes:
+    publication = Publication("run", "fast", "boot", 1, 2)
+    head = wire.pack_head(wire.topic_bytes(frame.stream), wire.frame_header(frame, publication, "raw"))
+    return head + frame.pixels.tobytes()
 
 
 def await_subscribers(publisher: Publisher, count: int) -> None:
@@ -77,7 +84,7 @@ def test_queued_frames_come_in_turn_and_all_of_them(publisher: Publisher) -> Non
 def test_newest_gives_the_newest_frame_of_each_stream(streams: list[str] | None) -> None:
     publisher = Publisher(ENDPOINT, "fast", PublisherOptions(high_water_mark=100))  # so that none is dropped there
     with Subscriber(publisher.endpoint, streams) as subscriber:
-        await_subscribers(publisher, 1 if streams is None else 2)
+        await_subscribers(publisher, 1 if streams is None else 2)  # topics
         for seq in range(20):
             for name in ("a", "b"):
                 publish(publisher, numbered(seq, stream=name))
@@ -157,8 +164,10 @@ def test_a_foreign_message_is_refused_and_the_next_frame_still_comes() -> None:
     with Subscriber(f"tcp://127.0.0.1:{port}", mode="queued") as subscriber:
         assert foreign.recv() == b"\1"
         foreign.send(b"not a frame")
+        foreign.send(frame_bytes(numbered(8)))
         with pytest.raises(wire.WireError):
-            subscriber.receive(WAIT_S)
+            next(subscriber)
+        assert next(subscriber).seq == 8
     context.destroy(linger=0)
 
 
@@ -207,6 +216,58 @@ def test_a_stream_with_the_longest_name_is_published(publisher: Publisher) -> No
         await_subscribers(publisher, 1)
         publish(publisher, numbered(1, stream=name))
         assert subscriber.receive(WAIT_S).stream == name
+
+
+def test_a_slow_reader_of_all_streams_gets_frames_of_every_stream() -> None:
+    names = [f"cam{i}" for i in range(8)]
+    publisher = Publisher(ENDPOINT, "fast", PublisherOptions(streams=len(names)))
+    with Subscriber(publisher.endpoint) as subscriber:
+        await_subscribers(publisher, 1)
+        seen = set()
+        for seq in range(40):
+            for name in names:
+                publish(publisher, numbered(seq, stream=name))
+            seen.add(subscriber.receive(WAIT_S).stream)
+    publisher.close()
+    assert seen == set(names)
+
+
+def test_a_file_at_the_address_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("precious")
+    with pytest.raises(SinkError, match="is no socket"):
+        Publisher(f"ipc://{path}", "fast")
+    assert path.read_text() == "precious"
+
+
+def test_the_address_of_a_living_daemon_is_not_taken_from_it(tmp_path: Path) -> None:
+    first = Publisher(f"ipc://{tmp_path}/frames", "fast")
+    with pytest.raises(SinkError, match="the address is in use"):
+        Publisher(first.endpoint, "fast")
+    with Subscriber(first.endpoint) as subscriber:
+        await_subscribers(first, 1)
+        publish(first, numbered(3))
+        assert subscriber.receive(WAIT_S).seq == 3
+    first.close()
+
+
+def test_the_address_that_a_killed_daemon_left_behind_is_taken(tmp_path: Path) -> None:
+    program = (
+        "import sys, os, signal; from daemon.publisher import Publisher\n"
+        "Publisher(sys.argv[1], 'fast'); os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    endpoint = f"ipc://{tmp_path}/frames"
+    subprocess.run([sys.executable, "-c", program, endpoint], cwd=repository(), timeout=60, check=False)
+    assert (tmp_path / "frames").is_socket()
+    Publisher(endpoint, "fast").close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"), [({"streams": "cam1"}, "must be a list"), ({"queue": 0}, "at least 1")]
+)
+def test_impossible_wishes_of_a_subscriber_are_refused(arguments: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        Subscriber("tcp://127.0.0.1:5555", **arguments)
 
 
 def repository() -> Path:

@@ -115,6 +115,7 @@ def test_a_source_that_breaks_ends_its_own_stream_after_what_came(identity: Engi
         second = pipeline.add("whole", GivenSource([numbered(i) for i in range(30)]), whole)
         assert pipeline.wait(60)
     assert isinstance(first.error, SourceError)
+    assert [frame.seq for frame in broken.frames] == [0, 1, 2, 3, 4]
     assert len(whole.frames) == 30
     assert second.error is None
     assert broken.closed == whole.closed == 1
