@@ -182,7 +182,7 @@ class Degradation:
     linear_light: float = 0.5
     noise: float = 0.15
     noise_sigma: tuple[float, float] = (0.5, 4.0)
-    jpeg: float = 0.2
+    jpeg: float = 0.3
     jpeg_quality: tuple[int, int] = (60, 95)
 
     def __post_init__(self) -> None:

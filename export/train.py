@@ -52,6 +52,8 @@ class TrainConfig(BaseModel):
     clip_norm: float = Field(0.5, gt=0)
     average_decay: float = Field(0.999, ge=0, lt=1)
     spectral_weight: float = Field(0.05, ge=0)
+    charbonnier_epsilon: float = Field(1e-3, gt=0)
+    """Errors well below it (of 1) count by their square, those well above by their size."""
     seed: int = Field(0, ge=0, lt=1 << 32)
 
     @model_validator(mode="after")
@@ -70,13 +72,13 @@ class RestoreLoss(nn.Module):
     of an orthonormal transform.
     """
 
-    def __init__(self, spectral_weight: float) -> None:
+    def __init__(self, spectral_weight: float, epsilon: float = 1e-3) -> None:
         super().__init__()
-        self.spectral_weight = spectral_weight
+        self.spectral_weight, self.epsilon = spectral_weight, epsilon
 
     def forward(self, restored: Tensor, sharp: Tensor) -> Tensor:
         difference = restored.float() - sharp
-        loss = torch.sqrt(difference.square() + 1e-6).mean()
+        loss = torch.sqrt(difference.square() + self.epsilon**2).mean()
         if self.spectral_weight:
             spectrum = torch.fft.rfft2(difference, norm="ortho")
             loss = loss + self.spectral_weight * torch.view_as_real(spectrum).abs().mean()
@@ -163,7 +165,7 @@ class Trainer:
         self.config, self.device, self.step = config, _usable(device), 0
         self.network = RestoreNet(config.network).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = deepcopy(self.network).requires_grad_(False)
-        self.loss = RestoreLoss(config.spectral_weight)
+        self.loss = RestoreLoss(config.spectral_weight, config.charbonnier_epsilon)
         self.optimizers = Optimizers(self.network, config)
 
     def learn(self, blurred: Tensor, sharp: Tensor) -> float:
