@@ -72,6 +72,7 @@ class Subscriber:
                 raise
             example = "tcp://127.0.0.1:5555"
             raise ValueError(f"endpoint must be a ZeroMQ address such as {example}, got {endpoint!r}") from error
+        # A daemon: a program that ends without `close` must not hang.
         self._thread = threading.Thread(target=self._receive_all, name=f"receive {endpoint}", daemon=True)
         self._thread.start()
 

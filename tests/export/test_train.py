@@ -17,7 +17,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("safetensors")
 
 from export import checkpoint  # noqa: E402
-from export.blur import CASES  # noqa: E402
+from export.blur import CASES, MARGIN_PX  # noqa: E402
 from export.errors import ExportError  # noqa: E402
 from export.metrics import psnr  # noqa: E402
 from export.network import FrameNet, RestoreNet, RestoreNetConfig  # noqa: E402
@@ -154,8 +154,12 @@ def test_a_full_disk_leaves_the_checkpoint_before(data: Path, tmp_path: Path, mo
     run(short(1), data, tmp_path)
     before = weights(tmp_path)
 
-    def refuse(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    replace = os.replace
+
+    def refuse(source: Path, target: Path) -> None:
+        if "checkpoint-" in str(target):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace(source, target)
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", refuse)
@@ -180,7 +184,8 @@ def test_pictures_that_are_too_small_are_refused_with_one_line(tmp_path: Path) -
     scenes.write_scenes(tmp_path / "data", 3, side=64)
     with pytest.raises(ExportError) as caught:
         run(CONFIG, tmp_path / "data", tmp_path / "run")
-    assert "must be at least 100 px on each side, got 64x64" in str(caught.value)
+    smallest = CONFIG.patch + 2 * MARGIN_PX
+    assert f"must be at least {smallest} px on each side, got 64x64" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
