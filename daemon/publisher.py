@@ -130,6 +130,8 @@ class Publisher:
         with self._lock:
             self._socket.close()
         self._context.term()
+        if self.endpoint.startswith("ipc://"):
+            Path(self.endpoint.removeprefix("ipc://")).unlink(missing_ok=True)  # libzmq leaves it
 
 
 def _refuse_to_replace(endpoint: str) -> None:

@@ -260,6 +260,7 @@ def test_the_address_that_a_killed_daemon_left_behind_is_taken(tmp_path: Path) -
     subprocess.run([sys.executable, "-c", program, endpoint], cwd=repository(), timeout=60, check=False)
     assert (tmp_path / "frames").is_socket()
     Publisher(endpoint, "fast").close()
+    assert not (tmp_path / "frames").exists()
 
 
 @pytest.mark.parametrize(
