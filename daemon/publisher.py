@@ -130,14 +130,20 @@ class Publisher:
         with self._lock:
             self._socket.close()
         self._context.term()
-        if self.endpoint.startswith("ipc://"):
-            Path(self.endpoint.removeprefix("ipc://")).unlink(missing_ok=True)  # libzmq leaves it
+        if path := _socket_file(self.endpoint):
+            path.unlink(missing_ok=True)  # libzmq leaves it
+
+
+def _socket_file(endpoint: str) -> Path | None:
+    """The file of an ipc endpoint; None for others, and for names of Linux's abstract namespace."""
+    name = endpoint.removeprefix("ipc://")
+    return None if name == endpoint or name.startswith("@") else Path(name)
 
 
 def _refuse_to_replace(endpoint: str) -> None:
     """OSError if an ipc path is taken: libzmq would delete whatever lies there, a live daemon's socket too."""
-    path = Path(endpoint.removeprefix("ipc://"))
-    if not endpoint.startswith("ipc://") or not path.exists():
+    path = _socket_file(endpoint)
+    if path is None or not path.exists():
         return
     if not path.is_socket():
         raise FileExistsError(errno.EEXIST, "a file of this name exists, and is no socket")
