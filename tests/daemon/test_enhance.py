@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import _thread
+import signal
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -84,6 +85,15 @@ def test_a_folder_is_made_for_the_result(tmp_path, engine):
     assert names_below(tmp_path) == ["a.mp4", "new", "new/folder", "new/folder/b.mp4"]
 
 
+@pytest.fixture
+def interruptible():
+    """Ctrl-C raises KeyboardInterrupt, also where the tests run in the background of a shell, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_leaves_nothing(tmp_path, engine):
     def interrupt(done: int, expected: int | None) -> None:
         if done == 3:
