@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
+
+from .signals import interruptible, stopping
 
 app = typer.Typer(
     name="deblurd",
@@ -77,7 +74,7 @@ def run(
     streams = [_named(source) | {"realtime": realtime} for source in sources or []]
     settings = load_config(config, overrides, streams)
     _start_logging(settings.log.level)
-    with _stopping() as stop:
+    with stopping() as stop:
         failed = serve(settings, stop)
     raise typer.Exit(1 if failed else 0)
 
@@ -98,7 +95,7 @@ def watch(
     """
     from .watch import watch as receive
 
-    with _stopping() as stop:
+    with stopping() as stop:
         receive(endpoint, stream, save=save, count=count, timeout_s=timeout, as_json=as_json, quiet=quiet, stop=stop)
 
 
@@ -135,7 +132,7 @@ def enhance(
     settings = load_config(config, overrides)
     _start_logging("debug" if verbose else "error" if quiet else "warning")
     encoding = _given(codec=codec, crf=crf, preset=preset, lossless=lossless or None)
-    with _interruptible():
+    with interruptible():
         whole = enhance_files(inputs, output, settings.engine, encoding, overwrite=overwrite, quiet=quiet)
     raise typer.Exit(0 if whole else 1)
 
@@ -163,7 +160,7 @@ def train(
     training = _training_stage("export.commands")
     _start_logging("debug" if verbose else "error" if quiet else "info")
     values = _given(recipe=recipe, steps=steps, batch=batch, patch=patch, seed=seed)
-    with _stopping() as stop:
+    with stopping() as stop:
         training.train(values, data, out, device=device, quiet=quiet, stop=stop)
     if stop.is_set():
         raise typer.Exit(130)
@@ -188,7 +185,7 @@ def export(
     """
     training = _training_stage("export.commands")
     _start_logging("error" if quiet else "info")
-    with _interruptible():
+    with interruptible():
         training.export(checkpoint, output, name=name, data=data or [], licence=licence, quiet=quiet)
 
 
@@ -221,7 +218,7 @@ def evaluate(
     _start_logging("warning")
     if data:
         settings = load_config(config, {"engine": _given(name=engine, model=model)})
-        with _interruptible(), engine_from(settings.engine) as opened:
+        with interruptible(), engine_from(settings.engine) as opened:
             evaluate_model(opened, data, everything=everything, sheet=sheet, as_json=as_json)
     elif truth is not None and restored is not None:
         evaluate_pair(truth, restored, as_json=as_json)
@@ -291,54 +288,6 @@ def _start_logging(level: str) -> None:
         logging.basicConfig(level=level.upper(), format="%(message)s", handlers=[handler], force=True)
     else:
         logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(message)s", force=True)
-
-
-@contextmanager
-def _on_signals(first: Callable[[int], None]) -> Iterator[None]:
-    """Ctrl-C and SIGTERM do `first`; the next one ends the process at once."""
-
-    def handle(number: int, _: FrameType | None) -> None:
-        for name in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(name, force)
-        first(number)
-
-    def force(number: int, _: FrameType | None) -> None:
-        os._exit(128 + number)
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _stopping() -> Iterator[threading.Event]:
-    """An event that Ctrl-C and SIGTERM set."""
-    stop = threading.Event()
-    with _on_signals(lambda _: stop.set()):
-        yield stop
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Ctrl-C and SIGTERM break the work off wherever it is; what it has half done is undone."""
-
-    def interrupt(number: int) -> None:
-        raise _Interrupted(number)
-
-    try:
-        with _on_signals(interrupt):
-            yield
-    except _Interrupted as error:
-        raise SystemExit(128 + error.number) from None
-
-
-class _Interrupted(BaseException):
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
 
 
 def main() -> None:
