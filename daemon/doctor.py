@@ -10,9 +10,10 @@ import importlib.util
 import platform
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from rich.markup import escape
 from rich.table import Table
@@ -124,21 +125,21 @@ def _tensorrt() -> Check:
 
 
 def _codecs() -> Iterator[Check]:
-    import av
-
     encoders = ("libx264", "libx265", "libsvtav1", "libvpx-vp9", "prores_ks", "ffv1")
-    found = [name for name in encoders if _works(lambda name=name: av.Codec(name, "w"))]  # type: ignore[misc]
+    found = [name for name in encoders if _has_codec(name, "w")]
     missing = [name for name in encoders if name not in found]
     text = ", ".join(found) + (f"; lacks {', '.join(missing)}" if missing else "")
     yield Check("encoders", bool(found), text, "pip install --force-reinstall av")
     decoders = ("h264", "hevc", "av1", "vp9", "mjpeg")
-    readable = [name for name in decoders if _works(lambda name=name: av.Codec(name, "r"))]  # type: ignore[misc]
+    readable = [name for name in decoders if _has_codec(name, "r")]
     yield Check("decoders", bool(readable), ", ".join(readable), "pip install --force-reinstall av")
 
 
-def _works(attempt: Callable[[], object]) -> bool:
+def _has_codec(name: str, mode: Literal["r", "w"]) -> bool:
+    import av
+
     try:
-        attempt()
+        av.Codec(name, mode)
     except ValueError:
         return False
     return True

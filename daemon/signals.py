@@ -56,6 +56,8 @@ def interruptible() -> Iterator[None]:
 
 
 class InterruptedBySignal(BaseException):
+    """Not an error: nothing but `interruptible` may catch it."""
+
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.number = number
