@@ -132,9 +132,9 @@ def enhance(
     settings = load_config(config, overrides)
     _start_logging("debug" if verbose else "error" if quiet else "warning")
     encoding = _given(codec=codec, crf=crf, preset=preset, lossless=lossless or None)
-    with interruptible():
-        whole = enhance_files(inputs, output, settings.engine, encoding, overwrite=overwrite, quiet=quiet)
-    raise typer.Exit(0 if whole else 1)
+    with stopping() as stop:
+        whole = enhance_files(inputs, output, settings.engine, encoding, overwrite=overwrite, quiet=quiet, stop=stop)
+    raise typer.Exit(130 if stop.is_set() else 0 if whole else 1)
 
 
 @app.command()

@@ -5,6 +5,7 @@ Knows sources, sinks and the pipeline between them; nothing of the command line.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,6 +26,9 @@ VIDEO_SUFFIXES: Final = (
     *(".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf"),
     *(".ogv", ".qt", ".ts", ".vob", ".webm", ".wmv"),
 )
+
+STOP_POLL_S: Final = 0.1
+"""How soon a request to stop is noticed."""
 
 Progress = Callable[[int, int | None], None]
 """Told the frames written and the frames expected, if that is known, after each frame; by any thread."""
@@ -100,8 +104,16 @@ def expand(inputs: list[Path], output: Path) -> list[Job]:
     return jobs
 
 
-def enhance(job: Job, engine: Engine, settings: Settings | None = None, progress: Progress | None = None) -> Outcome:
+def enhance(
+    job: Job,
+    engine: Engine,
+    settings: Settings | None = None,
+    progress: Progress | None = None,
+    stop: threading.Event | None = None,
+) -> Outcome:
     """Restore one file. Raises SourceError, SinkError or what the engine raises; then there is no result.
+
+    When `stop` is set, KeyboardInterrupt is raised, and there is no result either.
 
     What of a damaged file can be read is restored, and the outcome is `partial`.
     """
@@ -111,7 +123,7 @@ def enhance(job: Job, engine: Engine, settings: Settings | None = None, progress
         created = _make_folder(job.target.parent)
         try:
             with _writer(job, settings, source, progress) as writer:
-                _run(engine, job, source, writer)
+                _run(engine, job, source, writer, stop)
                 writer.commit()
         except BaseException:
             for folder in created:
@@ -128,11 +140,21 @@ def enhance(job: Job, engine: Engine, settings: Settings | None = None, progress
     )
 
 
-def _run(engine: Engine, job: Job, source: FileSource | PictureSource, writer: FileWriter | PictureWriter) -> None:
+def _run(
+    engine: Engine,
+    job: Job,
+    source: FileSource | PictureSource,
+    writer: FileWriter | PictureWriter,
+    stop: threading.Event | None,
+) -> None:
     with Pipeline(engine) as pipeline:
         stream = pipeline.add(job.source.name, source, writer)
         try:
-            pipeline.wait()
+            # Asked for here, because an exception out of a signal handler may strike where nothing can undo the
+            # work, or inside a library that swallows it.
+            while not pipeline.wait(STOP_POLL_S):
+                if stop is not None and stop.is_set():
+                    raise KeyboardInterrupt
         except BaseException:
             writer.abandon()  # else stopping would write the rest of the file first
             raise

@@ -5,6 +5,7 @@ Knows how outcomes are shown; restoring is `daemon.enhance`.
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,14 @@ from .service import engine_from
 
 
 def enhance_files(
-    inputs: list[Path], output: Path, config: EngineConfig, encoding: dict[str, Any], *, overwrite: bool, quiet: bool
+    inputs: list[Path],
+    output: Path,
+    config: EngineConfig,
+    encoding: dict[str, Any],
+    *,
+    overwrite: bool,
+    quiet: bool,
+    stop: threading.Event,
 ) -> bool:
     """Restore every input, one after another; True if all of them are whole.
 
@@ -42,6 +50,8 @@ def enhance_files(
     whole = True
     with engine_from(config) as engine, _progress(console, quiet) as progress:
         for job in jobs:
+            if stop.is_set():
+                return False
             task = progress.add_task(escape(job.source.name), total=None)
             try:
                 outcome = enhance(
@@ -49,7 +59,10 @@ def enhance_files(
                     engine,
                     settings,
                     lambda frames, expected, task=task: progress.update(task, completed=frames, total=expected),  # type: ignore[misc]
+                    stop,
                 )
+            except KeyboardInterrupt:
+                return False
             except DaemonError as error:
                 if len(jobs) == 1:
                     raise
