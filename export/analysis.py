@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .blur import CASES, to_light
 from .leaves import dead_leaves
-from .network import RestoreNet
+from .networks.restore import RestoreNet
 
 
 def count_parameters(network: nn.Module) -> int:

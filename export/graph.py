@@ -12,7 +12,8 @@ from copy import deepcopy
 import onnx
 import torch
 
-from .network import FrameNet, RestoreNet
+from .networks.generator import FrameNet
+from .networks.restore import RestoreNet
 
 OPSET = 18
 DYNAMIC = {0: "N", 1: "H", 2: "W"}

@@ -29,7 +29,8 @@ from .evaluate import evaluate_model, gains
 from .graph import to_onnx
 from .leaves import dead_leaves
 from .metrics import psnr
-from .network import FrameNet, RestoreNet, RestoreNetConfig
+from .networks.generator import FrameNet
+from .networks.restore import RestoreNet, RestoreNetConfig
 from .pictures import read_picture
 
 TOLERANCE_DB = {"f32": 60.0, "bf16": 48.0}

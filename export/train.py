@@ -26,7 +26,7 @@ from . import checkpoint
 from .blur import MARGIN_PX, Degradation
 from .data import PairDataset, PictureStore
 from .errors import ExportError
-from .network import RestoreNet, RestoreNetConfig
+from .networks.restore import RestoreNet, RestoreNetConfig
 from .pictures import find_pictures, read_split, split_by_origin
 
 log = logging.getLogger(__name__)

@@ -26,7 +26,8 @@ from export.checkpoint import find  # noqa: E402
 from export.errors import ExportError  # noqa: E402
 from export.leaves import dead_leaves  # noqa: E402
 from export.metrics import psnr  # noqa: E402
-from export.network import FrameNet, RestoreNetConfig  # noqa: E402
+from export.networks.generator import FrameNet  # noqa: E402
+from export.networks.restore import RestoreNetConfig  # noqa: E402
 from export.package import export_model, load_network  # noqa: E402
 from export.train import TrainConfig, Trainer  # noqa: E402
 

@@ -20,7 +20,8 @@ from export import checkpoint  # noqa: E402
 from export.blur import CASES, MARGIN_PX  # noqa: E402
 from export.errors import ExportError  # noqa: E402
 from export.metrics import psnr  # noqa: E402
-from export.network import FrameNet, RestoreNet, RestoreNetConfig  # noqa: E402
+from export.networks.generator import FrameNet  # noqa: E402
+from export.networks.restore import RestoreNet, RestoreNetConfig  # noqa: E402
 from export.pictures import read_picture  # noqa: E402
 from export.train import RestoreLoss, TrainConfig, Trainer, schedule, train  # noqa: E402
 

@@ -95,6 +95,8 @@ class RestoreNet(nn.Module):
     a correction that is added to its input, and starts as the identity.
     """
 
+    whole_frame = False
+
     def __init__(self, config: RestoreNetConfig | None = None) -> None:
         super().__init__()
         self.config = config or RestoreNetConfig()
@@ -119,8 +121,16 @@ class RestoreNet(nn.Module):
         nn.init.zeros_(self.tail.weight)
         nn.init.zeros_(self.tail.bias)  # type: ignore[arg-type]
 
+    @property
+    def stride(self) -> int:
+        return self.config.stride
+
     def forward(self, blurred: Tensor) -> Tensor:
         return blurred + self.correction(blurred)
+
+    def restore_levels(self, levels: Tensor) -> Tensor:
+        # The sum is taken in levels: whole numbers up to 255 are exact in bfloat16, their 255ths are not.
+        return levels + self.correction(levels * (1 / 255)) * 255
 
     def correction(self, blurred: Tensor) -> Tensor:
         """What must be added to `blurred`; same shape and scale."""
@@ -138,20 +148,3 @@ class RestoreNet(nn.Module):
         if isinstance(self.whitening, Whitening):
             self.whitening.fold_into(self.head)
             self.whitening = nn.Identity()
-
-
-class FrameNet(nn.Module):
-    """A network as the engine sees it: uint8 (N, H, W, 3) RGB frames in and out, normalisation inside.
-
-    Casts stand where TensorRT accepts them: it refuses every layer on uint8 but `Cast`.
-    """
-
-    def __init__(self, network: RestoreNet) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, frames: Tensor) -> Tensor:
-        levels = frames.float().permute(0, 3, 1, 2)
-        # The sum is taken in levels: whole numbers up to 255 are exact in bfloat16, their 255ths are not.
-        restored = levels + self.network.correction(levels * (1 / 255)) * 255
-        return torch.round(restored.clamp(0, 255)).permute(0, 2, 3, 1).to(torch.uint8)

@@ -9,7 +9,8 @@ torch = pytest.importorskip("torch")
 
 from export.analysis import count_parameters, effective_reach_px, mac_per_pixel, overlap_px  # noqa: E402
 from export.leaves import dead_leaves  # noqa: E402
-from export.network import FrameNet, RestoreNet, RestoreNetConfig, Whitening  # noqa: E402
+from export.networks.generator import FrameNet  # noqa: E402
+from export.networks.restore import RestoreNet, RestoreNetConfig, Whitening  # noqa: E402
 
 SMALL = RestoreNetConfig(unshuffle=2, widths=(8, 16), blocks=(1, 1))
 
