@@ -6,7 +6,6 @@ that `deblurd run` never loads the training stage.
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from pathlib import Path
@@ -14,9 +13,10 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.logging import RichHandler
 
-from .signals import interruptible, stopping
+from .options import ConfigFile, EngineName, ModelName, Quiet, Verbose, console, given, start_logging
+from .signals import stopping
+from .training_cli import training
 
 app = typer.Typer(
     name="deblurd",
@@ -26,19 +26,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-console = Console(stderr=True)
-
-ConfigFile = Annotated[
-    Path | None, typer.Option("-c", "--config", help="Settings; `deblurd config` prints a commented file of them.")
-]
-EngineName = Annotated[
-    str | None, typer.Option("--engine", help="auto, openvino, or identity (changes nothing: a dry run).")
-]
-ModelName = Annotated[
-    str | None, typer.Option("--model", help="A shipped model's name, or a path to a .json or .onnx.")
-]
-Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say more.")]
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say only what went wrong.")]
 
 
 @app.command()
@@ -67,13 +54,13 @@ def run(
     from .service import run as serve
 
     overrides: dict[str, Any] = {
-        "engine": _given(name=engine, model=model),
-        "publish": _given(endpoint=publish, await_subscribers=await_subscribers),
-        "log": _given(level="debug" if verbose else "error" if quiet else None),
+        "engine": given(name=engine, model=model),
+        "publish": given(endpoint=publish, await_subscribers=await_subscribers),
+        "log": given(level="debug" if verbose else "error" if quiet else None),
     }
     streams = [_named(source) | {"realtime": realtime} for source in sources or []]
     settings = load_config(config, overrides, streams)
-    _start_logging(settings.log.level)
+    start_logging(settings.log.level)
     with stopping() as stop:
         failed = serve(settings, stop)
     raise typer.Exit(1 if failed else 0)
@@ -128,102 +115,16 @@ def enhance(
     from .config import load_config
     from .files import enhance_files
 
-    overrides = {"engine": _given(name=engine, model=model, goal="throughput")}
+    overrides = {"engine": given(name=engine, model=model, goal="throughput")}
     settings = load_config(config, overrides)
-    _start_logging("debug" if verbose else "error" if quiet else "warning")
-    encoding = _given(codec=codec, crf=crf, preset=preset, lossless=lossless or None)
+    start_logging("debug" if verbose else "error" if quiet else "warning")
+    encoding = given(codec=codec, crf=crf, preset=preset, lossless=lossless or None)
     with stopping() as stop:
         whole = enhance_files(inputs, output, settings.engine, encoding, overwrite=overwrite, quiet=quiet, stop=stop)
     raise typer.Exit(130 if stop.is_set() else 0 if whole else 1)
 
 
-@app.command()
-def train(
-    data: Annotated[list[Path], typer.Option(help="Folders of sharp pictures; may be given again.")],
-    out: Annotated[Path, typer.Option(help="The run's folder; a run that is there already goes on.")],
-    recipe: Annotated[str, typer.Option(help="restore.")] = "restore",
-    steps: Annotated[int | None, typer.Option(min=1, help="How long.")] = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="Crops in a step.")] = None,
-    patch: Annotated[int | None, typer.Option(min=32, help="Side of a crop in pixels.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of all that is random.")] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    verbose: Verbose = False,
-    quiet: Quiet = False,
-) -> None:
-    """Train a network on sharp pictures; the blur is made on the fly.
-
-    Needs the extra `train`. The same command goes on where it stopped: Ctrl-C loses nothing, a kill at most two
-    minutes.
-
-    **Example**: `deblurd train --data pictures --out runs/first`
-    """
-    training = _training_stage("export.commands")
-    _start_logging("debug" if verbose else "error" if quiet else "info")
-    values = _given(recipe=recipe, steps=steps, batch=batch, patch=patch, seed=seed)
-    with stopping() as stop:
-        training.train(values, data, out, device=device, quiet=quiet, stop=stop)
-    if stop.is_set():
-        raise typer.Exit(130)
-
-
-@app.command()
-def export(
-    checkpoint: Annotated[Path, typer.Argument(help="A run, or one of its checkpoints.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for NAME.onnx and NAME.json.")],
-    name: Annotated[str, typer.Option(help="The model's name.")],
-    data: Annotated[
-        list[Path] | None, typer.Option(help="Folders of pictures that it was not trained on, to measure the gain.")
-    ] = None,
-    licence: Annotated[str, typer.Option(help="Licence of the weights, stated in the manifest.")] = "",
-    quiet: Quiet = False,
-) -> None:
-    """Turn a checkpoint into a model that engines run, and prove that it computes the same.
-
-    Needs the extra `train`. Nothing is written if the proof fails.
-
-    **Example**: `deblurd export runs/first -o models --name mine`, then `deblurd run --model models/mine.json …`
-    """
-    training = _training_stage("export.commands")
-    _start_logging("error" if quiet else "info")
-    with interruptible():
-        training.export(checkpoint, output, name=name, data=data or [], licence=licence, quiet=quiet)
-
-
-@app.command()
-def evaluate(
-    truth: Annotated[Path | None, typer.Argument(help="Sharp picture, video or folder.")] = None,
-    restored: Annotated[Path | None, typer.Argument(help="Its restored counterpart, matched by name.")] = None,
-    data: Annotated[
-        list[Path] | None, typer.Option(help="Folders of sharp pictures to blur and restore; may be given again.")
-    ] = None,
-    sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet (PNG): sharp, blurred, restored.")] = None,
-    everything: Annotated[
-        bool, typer.Option("--all", help="Use all pictures of --data, not only the development split's.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output instead of a table.")] = False,
-    config: ConfigFile = None,
-    engine: EngineName = None,
-    model: ModelName = None,
-) -> None:
-    """Measure: how close restored files come to the truth, or how well a model undoes each kind of blur.
-
-    **Examples**: `deblurd evaluate sharp.mp4 restored.mp4`, and `deblurd evaluate --model fast --data pictures`
-    """
-    from export.commands_measure import evaluate_model, evaluate_pair
-
-    from .config import load_config
-    from .errors import ConfigError
-    from .service import engine_from
-
-    _start_logging("warning")
-    if data:
-        settings = load_config(config, {"engine": _given(name=engine, model=model)})
-        with interruptible(), engine_from(settings.engine) as opened:
-            evaluate_model(opened, data, everything=everything, sheet=sheet, as_json=as_json)
-    elif truth is not None and restored is not None:
-        evaluate_pair(truth, restored, as_json=as_json)
-    else:
-        raise ConfigError("evaluate needs TRUTH and RESTORED, or --data with folders of sharp pictures")
+app.add_typer(training)  # without a name of its own: its commands stand beside the others
 
 
 @app.command()
@@ -251,11 +152,6 @@ def doctor(
     raise typer.Exit(0 if all(check.ok for check in report if check.required) else 1)
 
 
-def _given(**values: Any) -> dict[str, Any]:
-    """Options that were given; the others leave the settings alone."""
-    return {key: value for key, value in values.items() if value is not None}
-
-
 def _named(source: str) -> dict[str, Any]:
     name, separator, rest = source.partition("=")
     try:
@@ -265,29 +161,6 @@ def _named(source: str) -> dict[str, Any]:
     if separator and rest and "/" not in name and not is_file:
         return {"name": name, "source": rest}
     return {"source": source}
-
-
-def _training_stage(module: str) -> Any:
-    import importlib
-
-    from .errors import ConfigError
-
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ConfigError(
-            f"this needs the training extra ({error.name} is missing): pip install 'deblurd[train]'"
-        ) from error
-
-
-def _start_logging(level: str) -> None:
-    if console.is_terminal:
-        handler: logging.Handler = RichHandler(
-            console=console, show_path=False, show_level=False, log_time_format="%H:%M:%S"
-        )
-        logging.basicConfig(level=level.upper(), format="%(message)s", handlers=[handler], force=True)
-    else:
-        logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(message)s", force=True)
 
 
 def main() -> None:

@@ -110,7 +110,8 @@ class Pipeline:
     def _schedule(self) -> None:
         try:
             while picked := self._pick(self.engine.spec.best_batch):
-                works = [(stream, stream.prepare(frame)) for stream, frame in picked]
+                prepared = [(stream, stream.prepare(frame)) for stream, frame in picked]
+                works = [(stream, work) for stream, work in prepared if work]
                 for stream, work in works:
                     stream.hand_over(work)
                 try:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from engine.protocol import EngineSpec, State
 
+from .errors import DaemonError
 from .frame import Frame
 from .tiles import TilePlan, Tiles
 
@@ -49,7 +50,10 @@ class Restorer:
         self._thumbnail: Thumbnail | None = None
 
     def prepare(self, frame: Frame) -> Prepared:
-        """Cut `frame` into tiles. 16-bit pixels are cut to 8 bits: engines take those."""
+        """Cut `frame` into tiles. 16-bit pixels are cut to 8 bits: engines take those.
+
+        DaemonError for a frame that would have to be cut for a model that needs it whole.
+        """
         pixels = frame.pixels
         if pixels.dtype != np.uint8:
             pixels = np.right_shift(pixels, 8).astype(np.uint8)
@@ -62,6 +66,13 @@ class Restorer:
                 fixed=self._spec.fixed_tile,
                 overlap=self._spec.overlap_px,
             )
+            if self._spec.whole_frame and self._plan.count > 1:
+                self._plan = None
+                limit = self._spec.tile
+                raise DaemonError(
+                    f"frames must be at most {limit[1]}x{limit[0]} for model {self._spec.model!r}, which takes them"
+                    f" whole, got {size[1]}x{size[0]}"
+                )
         if (size, frame.epoch) != (self._size, self._epoch):
             self._size, self._epoch, self._thumbnail = size, frame.epoch, None
             self._states = (None,) * self._plan.count

@@ -105,8 +105,14 @@ class Stream:
 
     # For the scheduler, on its own.
 
-    def prepare(self, frame: Frame) -> Work:
-        return Work(self._restorer.prepare(frame))
+    def prepare(self, frame: Frame) -> Work | None:
+        """None for a frame that the model cannot take, which ends the stream."""
+        try:
+            return Work(self._restorer.prepare(frame))
+        except DaemonError as error:
+            self._account(in_engine=-1, unsent=-1)
+            self._fail(error)
+            return None
 
     def hand_over(self, work: Work) -> None:
         self._works.put(work)

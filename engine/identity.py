@@ -29,18 +29,18 @@ class IdentityEngine:
 
     def __init__(self, model: Model, options: EngineOptions) -> None:
         manifest = model.manifest
-        side = max(manifest.stride, options.tile_px // manifest.stride * manifest.stride)
         self.spec = EngineSpec(
             model="identity",
             backend="identity",
             stride=manifest.stride,
-            tile=(side, side),
+            tile=manifest.tile(options.tile_px),
             fixed_tile=False,
             overlap_px=manifest.overlap_px,
             max_batch=4,
             best_batch=4,
             slots=options.slots,
             recurrent=bool(manifest.states),
+            whole_frame=manifest.whole_frame,
         )
         self._slots = Slots(range(options.slots))
 

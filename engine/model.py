@@ -13,11 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from .errors import ModelError
 
 SHIPPED = Path(__file__).with_name("models")
+
+WHOLE_FRAME_PX = 4096
+"""Greatest side of a frame for a model that cannot be tiled. A bound on memory: at 3840x2160 one layer of 64
+channels at full resolution takes 2 GB in f32, and a few live at once."""
+
+
+Precision = Literal["f32", "bf16"]
 
 
 class StateTensor(BaseModel):
@@ -43,9 +50,13 @@ class Manifest(BaseModel):
     layout: Literal["NHWC"] = "NHWC"
     dtype: Literal["uint8"] = "uint8"
     colour: Literal["RGB"] = "RGB"
-    stride: int = Field(ge=1, le=256)
+    stride: int = Field(ge=1, le=1024)
     overlap_px: int = Field(ge=0)
     """How much tiles must overlap for seams to vanish."""
+    whole_frame: bool = False
+    """Whether a pixel depends on the whole frame, so that tiles would differ from it: engines take it in one piece."""
+    precisions: tuple[Precision, ...] = ("f32", "bf16")
+    """In which precisions the graph computes what its checkpoint does; engines run it in no other."""
     states: tuple[StateTensor, ...] = ()
     recipe: str = ""
     architecture: dict[str, Any] = Field(default_factory=dict)
@@ -56,6 +67,19 @@ class Manifest(BaseModel):
     gain_db: dict[str, float] = Field(default_factory=dict)
     """Mean PSNR gain over the blurred input per blur; for `sharp`, the PSNR at which a sharp input is kept."""
     licence: str = ""
+
+    @field_validator("precisions")
+    @classmethod
+    def _every_device_has_one(cls, precisions: tuple[Precision, ...]) -> tuple[Precision, ...]:
+        if "f32" not in precisions:
+            raise ValueError(f"must hold f32, got {', '.join(precisions) or 'none'}")
+        return precisions
+
+    def tile(self, tile_px: int) -> tuple[int, int]:
+        """Greatest (H, W) that an engine takes where frames are cut at `tile_px`; whole-frame models are not cut."""
+        side = WHOLE_FRAME_PX if self.whole_frame else tile_px
+        side = max(self.stride, side // self.stride * self.stride)
+        return side, side
 
 
 @dataclass(frozen=True)

@@ -85,18 +85,18 @@ class OpenVinoEngine:
         }
         if precision != "auto":
             self._config[props.hint.inference_precision] = ov.Type.bf16 if precision == "bf16" else ov.Type.f32
-        side = max(self._manifest.stride, options.tile_px // self._manifest.stride * self._manifest.stride)
         self.spec = EngineSpec(
             model=self._manifest.id,
             backend=f"openvino/{options.device} {precision}",
             stride=self._manifest.stride,
-            tile=(side, side),
+            tile=self._manifest.tile(options.tile_px),
             fixed_tile=False,
             overlap_px=self._manifest.overlap_px,
             max_batch=4,
             best_batch=1,  # a processor runs frames one after another anyway, and small ones stay in its caches
             slots=options.slots,
             recurrent=bool(self._manifest.states),
+            whole_frame=self._manifest.whole_frame,
         )
         self._compiled: OrderedDict[tuple[int, int, int], _Compiled] = OrderedDict()
         self._compiling = threading.Lock()
@@ -120,9 +120,17 @@ class OpenVinoEngine:
     def _choose_precision(self, wanted: str) -> str:
         if wanted not in ("auto", "f32", "bf16"):
             raise EngineError(f"precision must be auto, f32 or bf16, got {wanted!r}")
+        allowed = self._manifest.precisions
+        if wanted not in ("auto", *allowed):
+            raise EngineError(
+                f"precision must be auto or {' or '.join(allowed)} for model {self._manifest.id!r}, as its export"
+                f" proved no other, got {wanted!r}"
+            )
         has_bf16 = "BF16" in self._core.get_property(self._device.split(":")[0], "OPTIMIZATION_CAPABILITIES")
         if wanted == "bf16" and not has_bf16:
             raise EngineError(f"precision bf16 needs a device that has it; {self._device} does not")
+        if "bf16" not in allowed:
+            return "f32"  # also where the device would choose a half precision of its own
         if wanted == "auto" and self._device != "CPU":
             return "auto"  # GPUs and NPUs know best
         return "bf16" if has_bf16 and wanted != "f32" else "f32"

@@ -29,9 +29,9 @@ class EngineOptions:
     """How an engine runs.
 
     device: the back-end's own device name, e.g. `CPU`.
-    precision: `auto` takes the fastest that the device has; `f32` and `bf16` insist.
+    precision: `auto` takes the fastest that the device has and the model allows; `f32` and `bf16` insist.
     slots: batches in flight.
-    tile_px: greatest side of a tile; larger frames are cut.
+    tile_px: greatest side of a tile; larger frames are cut, unless the model needs them whole.
     goal: `latency` gives all cores to one frame, `throughput` a core each to several.
     """
 
@@ -55,6 +55,7 @@ class EngineSpec:
     best_batch: the N beyond which a larger batch gains nothing here.
     slots: batches that may be in flight; one more `submit` waits.
     recurrent: whether states are taken and given.
+    whole_frame: whether a frame must come in one piece: tiles would not be restored as it would be.
     """
 
     model: str
@@ -67,6 +68,7 @@ class EngineSpec:
     best_batch: int
     slots: int
     recurrent: bool
+    whole_frame: bool = False
 
 
 class Result:

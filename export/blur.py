@@ -1,6 +1,6 @@
 """Make blurred pictures out of sharp ones: kernels, light, noise and compression.
 
-Knows pictures as arrays only; nothing of files, torch or training.
+Knows pictures as arrays only; nothing of files, torch or of what training draws.
 
 Pictures are RGB, uint8, (H, W, 3). Every random choice comes from the generator that is passed in, so a seed
 repeats a picture exactly. Kernels are centred on their mass: a restored picture must not move.
@@ -8,8 +8,9 @@ repeats a picture exactly. Kernels are centred on their mass: a restored picture
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from functools import cache
 
 import cv2
 import numpy as np
@@ -87,7 +88,13 @@ def _trace(x: NDArray[np.float64], y: NDArray[np.float64]) -> Kernel:
 def convolve(picture: Light, kernel: Kernel) -> Light:
     """Convolve every channel; the border is mirrored."""
     flipped = np.ascontiguousarray(kernel[::-1, ::-1])
-    return cv2.filter2D(picture, -1, flipped, borderType=cv2.BORDER_REFLECT_101)  # type: ignore[return-value]
+    # A movement leaves most of its square empty, and OpenCV pays for the square: several times as much.
+    used = (flipped != 0).astype(np.uint8)
+    row, column = (side // 2 for side in used.shape)
+    used[row, column] = 1  # the anchor must lie within
+    x, y, width, height = cv2.boundingRect(used)
+    box, anchor = flipped[y : y + height, x : x + width], (column - x, row - y)
+    return cv2.filter2D(picture, -1, box, anchor=anchor, borderType=cv2.BORDER_REFLECT_101)  # type: ignore[return-value]
 
 
 def shrink_and_enlarge(picture: Light, factor: float, enlarge: int = cv2.INTER_CUBIC) -> Light:
@@ -101,18 +108,42 @@ def shrink_and_enlarge(picture: Light, factor: float, enlarge: int = cv2.INTER_C
     return cv2.resize(small, (width, height), interpolation=enlarge)  # type: ignore[return-value]
 
 
-def add_noise(picture: Light, sigma: float, rng: Rng) -> Light:
-    """Add shot and read noise with a standard deviation of `sigma` levels (of 255) at mid grey."""
+def add_noise(picture: Light, sigma: float, normal: Light) -> Light:
+    """Add shot and read noise with a standard deviation of `sigma` levels (of 255) at mid grey.
+
+    normal: independent numbers of the standard normal distribution, as many as `picture` has.
+    """
     variance = (sigma / 255) ** 2 * (0.5 + picture)
-    return np.asarray(picture + rng.standard_normal(picture.shape, np.float32) * np.sqrt(variance), np.float32)
+    return np.asarray(picture + normal * np.sqrt(variance), np.float32)
+
+
+def stored_normal(shape: tuple[int, ...], rng: Rng) -> Light:
+    """Read-only numbers of the standard normal distribution, out of a row of 4 million at a place that `rng` draws.
+
+    To draw the numbers themselves takes longer than most blurs; only for more than the row holds is it done.
+    """
+    size, row = math.prod(shape), _normal_row()
+    if size > len(row):
+        return rng.standard_normal(shape, np.float32)
+    start = int(rng.integers(len(row) - size + 1))
+    return row[start : start + size].reshape(shape)
+
+
+@cache
+def _normal_row() -> Light:
+    # One seed for all processes, so that what a seed repeats does not depend on which of them it runs in.
+    row = np.random.default_rng(0).standard_normal(1 << 22, np.float32)
+    row.setflags(write=False)
+    return row
 
 
 def compress_jpeg(picture: Picture, quality: int) -> Picture:
     """Encode and decode as JPEG of `quality` 1 to 100 (4:2:0)."""
-    ok, data = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+    ok, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
     if not ok:
         raise ValueError(f"a picture of shape {picture.shape} does not encode as JPEG")
-    return np.ascontiguousarray(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1])  # type: ignore[index]
+    return cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)  # type: ignore[return-value]
 
 
 def to_light(picture: Picture) -> Light:
@@ -125,91 +156,30 @@ def to_picture(light: Light) -> Picture:
     return (light.clip(0, 1) * 255 + 0.5).astype(np.uint8)
 
 
-def in_linear_light(operation: Callable[[Light], Light], picture: Light) -> Light:
-    """Apply `operation` where light adds up, as in a camera: undo the display gamma, apply, clip, redo it.
+def to_linear_light(picture: Picture) -> Light:
+    """uint8 levels to float32 0 to 1 where light adds up, as in a camera: the display gamma is undone.
 
-    Rim et al., RSBlur (arXiv 2202.08771), show that this decides how a network does on real blur.
+    Rim et al., RSBlur (arXiv 2202.08771), show that blurring there decides how a network does on real blur.
     """
-    linear = cv2.pow(picture, DISPLAY_GAMMA)
-    blurred = operation(linear)  # type: ignore[arg-type]
-    return cv2.pow(np.clip(blurred, 0, 1), 1 / DISPLAY_GAMMA)  # type: ignore[return-value]
+    return cv2.LUT(picture, _LINEAR)  # type: ignore[return-value]
 
 
-def random_gaussian(picture: Light, rng: Rng) -> Light:
-    return convolve_gaussian(picture, float(rng.uniform(0.5, 4.0)))
+def to_display_light(linear: Light) -> Light:
+    """The inverse of `to_linear_light` but for the levels: clipped, float32 0 to 1."""
+    return cv2.pow(np.clip(linear, 0, 1), 1 / DISPLAY_GAMMA)  # type: ignore[return-value]
 
 
-def random_resize(picture: Light, rng: Rng) -> Light:
-    enlarge = (cv2.INTER_CUBIC, cv2.INTER_LINEAR)[int(rng.integers(2))]
-    # Whole factors, as from 360 to 720 lines, are common, and leave a grid that can be learnt.
-    factor = float(rng.choice((2, 4))) if rng.random() < 0.5 else float(rng.uniform(2.0, 4.5))
-    return shrink_and_enlarge(picture, factor, enlarge)
+_LINEAR = cv2.pow(to_light(np.arange(256, dtype=np.uint8)), DISPLAY_GAMMA)
 
 
-def random_motion(picture: Light, rng: Rng) -> Light:
-    return convolve(picture, motion_kernel(float(rng.uniform(3.0, 25.0)), rng))
-
-
-def random_defocus(picture: Light, rng: Rng) -> Light:
-    return convolve(picture, defocus_kernel(float(rng.uniform(0.8, 5.0))))
+def in_linear_light(operation: Callable[[Light], Light], picture: Light) -> Light:
+    """Apply `operation` to display-referred light as a camera would: undo the display gamma, apply, clip, redo it."""
+    return to_display_light(operation(cv2.pow(picture, DISPLAY_GAMMA)))  # type: ignore[arg-type]
 
 
 def convolve_gaussian(picture: Light, sigma: float) -> Light:
     """Gaussian blur; separable, so much faster than `convolve` with the same kernel."""
     return cv2.GaussianBlur(picture, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101)  # type: ignore[return-value]
-
-
-BLURS: Mapping[str, Callable[[Light, Rng], Light]] = {
-    "gaussian": random_gaussian,
-    "resize": random_resize,
-    "motion": random_motion,
-    "defocus": random_defocus,
-    "sharp": lambda picture, _: picture,
-}
-"""The blurs that training draws from, each with its own random strength."""
-
-
-@dataclass(frozen=True)
-class Degradation:
-    """How a training picture is spoilt: one blur drawn by weight, then noise, then JPEG.
-
-    `linear_light`, `noise` and `jpeg` are the shares of pictures that get them.
-    """
-
-    weights: Mapping[str, float] = field(
-        default_factory=lambda: {"gaussian": 0.22, "resize": 0.16, "motion": 0.38, "defocus": 0.17, "sharp": 0.07}
-    )
-    linear_light: float = 0.5
-    noise: float = 0.15
-    noise_sigma: tuple[float, float] = (0.5, 4.0)
-    jpeg: float = 0.3
-    jpeg_quality: tuple[int, int] = (60, 95)
-
-    def __post_init__(self) -> None:
-        unknown = sorted(set(self.weights) - set(BLURS))
-        if unknown:
-            raise ValueError(f"blur must be one of {', '.join(BLURS)}, got {unknown[0]!r}")
-        if not self.weights or min(self.weights.values()) < 0 or sum(self.weights.values()) <= 0:
-            raise ValueError(f"blur weights must be at least 0 and not all 0, got {dict(self.weights)}")
-
-    def apply(self, picture: Picture, rng: Rng) -> Picture:
-        """Return a spoilt copy of `picture`, same shape."""
-        names = list(self.weights)
-        shares = np.array([self.weights[name] for name in names])
-        name = names[int(rng.choice(len(names), p=shares / shares.sum()))]
-        light = to_light(picture)
-        if name != "sharp":
-            blur = BLURS[name]
-            if rng.random() < self.linear_light:
-                light = in_linear_light(lambda linear: blur(linear, rng), light)
-            else:
-                light = blur(light, rng)
-        if rng.random() < self.noise:
-            light = add_noise(light, float(rng.uniform(*self.noise_sigma)), rng)
-        spoilt = to_picture(light)
-        if rng.random() < self.jpeg:
-            spoilt = compress_jpeg(spoilt, int(rng.integers(self.jpeg_quality[0], self.jpeg_quality[1] + 1)))
-        return spoilt
 
 
 CASES: Mapping[str, Callable[[Picture, Rng], Picture]] = {
@@ -221,7 +191,9 @@ CASES: Mapping[str, Callable[[Picture, Rng], Picture]] = {
     "motion 21": lambda p, rng: to_picture(convolve(to_light(p), motion_kernel(21, rng))),
     "defocus 3": lambda p, _: to_picture(convolve(to_light(p), defocus_kernel(3))),
     "gaussian 2 + jpeg 80": lambda p, _: compress_jpeg(to_picture(convolve_gaussian(to_light(p), 2)), 80),
-    "motion 12 + noise 4": lambda p, rng: to_picture(add_noise(convolve(to_light(p), motion_kernel(12, rng)), 4, rng)),
+    "motion 12 + noise 4": lambda p, rng: to_picture(
+        add_noise(convolve(to_light(p), motion_kernel(12, rng)), 4, rng.standard_normal(p.shape, np.float32))
+    ),
     "sharp": lambda p, _: p.copy(),
 }
 """The blurs that evaluation reports, one row each: fixed strength, the same for every model."""

@@ -8,12 +8,15 @@ that a full disk or a kill leaves the one before it untouched:
     weights.safetensors     the averaged weights, which are what is evaluated and exported
     training.safetensors    raw weights and optimizer moments, needed only to resume
     checkpoint.json         format, recipe, configuration, step, data
+
+The one that did best in validation lies in `best/`, without what is needed to resume.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,7 @@ from torch import Tensor
 from .errors import ExportError
 
 FORMAT = 1
+BEST = "best"
 
 
 @dataclass(frozen=True)
@@ -51,23 +55,51 @@ def _load(path: Path) -> dict[str, Tensor]:
 def save(run: Path, info: dict[str, Any], weights: dict[str, Tensor], training: dict[str, Tensor]) -> Path:
     """Write `run/checkpoint-<step>` and remove the older ones; ExportError when the disk refuses."""
     final = run / f"checkpoint-{info['step']:07d}"
-    partial = run / f".{final.name}.partial"
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        save_file(weights, partial / "weights.safetensors")
-        save_file(training, partial / "training.safetensors")
-        (partial / "checkpoint.json").write_text(json.dumps({"format": FORMAT, **info}, indent=2), encoding="utf-8")
-        if final.exists():  # the same step again: a run that was resumed and saved at once
-            shutil.rmtree(final)
-        partial.replace(final)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise ExportError(f"{final}: the checkpoint cannot be written ({error}); the one before it stands") from error
+    _write(final, info, {"weights": weights, "training": training})
     for older in run.glob("checkpoint-*"):
         if older.name < final.name:
             shutil.rmtree(older, ignore_errors=True)
     return final
+
+
+def save_best(run: Path, info: dict[str, Any], weights: dict[str, Tensor]) -> None:
+    """Write `run/best`; ExportError when the disk refuses. `info` says how it did: `validation`, with `psnr_db`."""
+    _write(run / BEST, info, {"weights": weights})
+
+
+def _write(final: Path, info: dict[str, Any], files: dict[str, dict[str, Tensor]]) -> None:
+    partial, old = (final.with_name(f".{final.name}.{state}") for state in ("partial", "old"))
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        for name, tensors in files.items():
+            save_file(tensors, partial / f"{name}.safetensors")
+        (partial / "checkpoint.json").write_text(json.dumps({"format": FORMAT, **info}, indent=2), encoding="utf-8")
+        shutil.rmtree(old, ignore_errors=True)
+        if final.exists():  # a folder cannot be replaced in one step
+            final.replace(old)
+        partial.replace(final)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if old.exists() and not final.exists():
+            old.replace(final)
+        raise ExportError(f"{final}: the checkpoint cannot be written ({error}); the one before it stands") from error
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def best_validation(run: Path) -> float | None:
+    """The PSNR in dB of the best checkpoint of `run`; None if there is none."""
+    return float(find(run / BEST).info["validation"]["psnr_db"]) if (run / BEST).is_dir() else None
+
+
+def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with `prefix`, without it."""
+    return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+
+
+def find_best(path: Path) -> Checkpoint:
+    """The checkpoint at `path`, or the best one of the run at `path`; the newest one if none was validated."""
+    return find(path / BEST if (path / BEST).is_dir() else path)
 
 
 def find(path: Path) -> Checkpoint:

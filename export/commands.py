@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
+import tomllib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -26,44 +28,83 @@ from rich.table import Table
 
 from .errors import ExportError
 from .evaluate import development_pictures
+from .material import Sources
 from .package import Exported, export_model
-from .train import TrainConfig
+from .recipes import configure
 from .train import train as train_steps
 
 log = logging.getLogger(__name__)
 
+LOG_EVERY_S = 30.0
+
 
 def train(
-    values: dict[str, Any], data: list[Path], out: Path, *, device: str, quiet: bool, stop: threading.Event
+    values: dict[str, Any],
+    assignments: Sequence[str],
+    sources: Sources,
+    out: Path,
+    *,
+    device: str,
+    workers: int,
+    save_every_s: float,
+    quiet: bool,
+    stop: threading.Event,
 ) -> None:
-    """Train with the defaults changed by `values`, showing the loss. ExportError for values that are impossible."""
-    try:
-        config = TrainConfig.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(map(str, first["loc"]))
-        rule = first["msg"].removeprefix("Value error, ").replace("Input should be ", "must be ")
-        raise ExportError(f"'{name}' {rule}, got {first['input']!r}" if name else rule) from error
+    """Train with the defaults changed by `values` and by `KEY=VALUE` assignments, showing the losses."""
+    config = configure(_merge([*assignments], values))
     columns = (
-        TextColumn("loss {task.fields[loss]:.5f}"),
+        TextColumn("{task.fields[losses]}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
     console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=quiet) as progress:
+    with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as progress:
         task: TaskID | None = None
-        smooth = 0.0
-        for step, loss in train_steps(config, data, out, device=device, stop=stop):
+        smooth: dict[str, float] = {}
+        shown_at = time.monotonic()
+        steps = train_steps(config, sources, out, device=device, workers=workers, save_every_s=save_every_s, stop=stop)
+        for step in steps:
+            for name, loss in step.losses.items():
+                smooth[name] = smooth.get(name, loss) + 0.02 * (loss - smooth.get(name, loss))
+            line = " ".join(f"{name} {loss:.4f}" for name, loss in smooth.items())
             if task is None:  # only now: refused data leaves no empty bar
-                task, smooth = progress.add_task("train", total=config.steps, loss=loss), loss
-            smooth += 0.01 * (loss - smooth)
-            progress.update(task, completed=step, loss=smooth)
-            if step % 1000 == 0 and not console.is_terminal:
-                log.info("step %d of %d, loss %.5f", step, config.steps, smooth)
+                task = progress.add_task("train", total=config.steps, losses=line)
+            progress.update(task, completed=step.step, losses=line)
+            if step.validation_db is not None:
+                log.info("step %d: %s, validation %.2f dB", step.step, line, step.validation_db)
+            elif not console.is_terminal and time.monotonic() - shown_at > LOG_EVERY_S:
+                log.info("step %d of %d: %s", step.step, config.steps, line)
+                shown_at = time.monotonic()
     if not quiet and not stop.is_set():
         console.print(f"trained: 'deblurd export {out} -o models --name NAME' makes a model of it", highlight=False)
+
+
+def _merge(assignments: Sequence[str], values: Mapping[str, Any]) -> dict[str, Any]:
+    """One tree of settings out of `a.b=value` lines, values as in TOML or else plain words, and ready values."""
+    tree: dict[str, Any] = {}
+    for assignment in assignments:
+        key, separator, text = assignment.partition("=")
+        if not separator or not all(key.split(".")):
+            raise ExportError(f"settings must be KEY=VALUE, got {assignment!r}")
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        _put(tree, key, value)
+    for key, value in values.items():
+        _put(tree, key, value)
+    return tree
+
+
+def _put(tree: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for parent in parents:
+        tree = tree.setdefault(parent, {})
+        if not isinstance(tree, dict):
+            raise ExportError(f"{key!r} must be a group of settings or a value, got both")
+    tree[last] = value
 
 
 def export(checkpoint: Path, output: Path, *, name: str, data: list[Path], licence: str, quiet: bool) -> None:
@@ -82,7 +123,8 @@ def _summary(exported: Exported) -> Table:
     for proof in exported.proofs:
         table.add_row(
             f"{proof.precision} against checkpoint",
-            f"{proof.psnr_db:.1f} dB, greatest error {proof.max_error} levels, {proof.frames} pictures",
+            f"{proof.psnr_db:.1f} dB, greatest error {proof.max_error} levels, {proof.frames} pictures"
+            + ("" if proof.holds else "; not used"),
         )
     for case, gain in manifest.gain_db.items():
         table.add_row(case, f"kept at {gain:.2f} dB" if case == "sharp" else f"{gain:+.2f} dB")

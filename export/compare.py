@@ -18,7 +18,7 @@ from rich.table import Table
 
 from .blur import Picture
 from .errors import ExportError
-from .metrics import colour_shift, psnr, ssim
+from .metrics import SSIM_WINDOW_PX, colour_shift, psnr, ssim
 from .pictures import PICTURE_SUFFIXES, read_picture
 
 
@@ -69,8 +69,8 @@ def _compare_files(truth: Path, restored: Path) -> Comparison:
             raise ExportError(
                 f"{restored}: must be {a.shape[1]}x{a.shape[0]} like its original, got {b.shape[1]}x{b.shape[0]}"
             )
-        if min(a.shape[:2]) < 11:
-            raise ExportError(f"{restored}: must have at least 11x11 pixels, got {b.shape[1]}x{b.shape[0]}")
+        if min(a.shape[:2]) < (least := SSIM_WINDOW_PX):
+            raise ExportError(f"{restored}: must have at least {least}x{least} pixels, got {b.shape[1]}x{b.shape[0]}")
         figures.append((psnr(a, b), ssim(a, b), colour_shift(a, b)))
     if not figures:
         raise ExportError(f"{truth}: no frames")

@@ -7,21 +7,19 @@ from __future__ import annotations
 
 import logging
 import zlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
-from rich.markup import escape
-from rich.table import Table
 
 from engine.protocol import Engine
 
 from .blur import CASES, MARGIN_PX, Picture, Rng
 from .errors import ExportError
-from .metrics import psnr, ssim
+from .metrics import SSIM_WINDOW_PX, colour_shift, psnr, ssim
 from .pictures import find_pictures, read_picture, read_split, split_by_origin
 
 log = logging.getLogger(__name__)
@@ -29,37 +27,65 @@ log = logging.getLogger(__name__)
 Cases = Mapping[str, Callable[[Picture, Rng], Picture]]
 SHARP = "sharp"
 
+View = Callable[[Picture], Picture]
+
+
+def grey(picture: Picture) -> Picture:
+    """As an infrared camera sees it: the luma in all three channels."""
+    return np.repeat(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
+
+
+def low_light(picture: Picture) -> Picture:
+    """A quarter of the levels."""
+    return ((picture.astype(np.uint16) + 2) // 4).astype(np.uint8)
+
+
+VIEWS: Mapping[str, View] = {"grey": grey, "low light": low_light}
+"""How sharp pictures can be changed before they are blurred; what is measured is what the model sees."""
+
 
 @dataclass(frozen=True)
-class CaseRow:
-    """One blur over all pictures; PSNR and SSIM are means over the pictures, against the sharp originals.
+class Triple:
+    """A picture of `folder`, sharp, blurred as `case` says, and restored."""
 
-    worst: the picture that gained least (for `sharp`: that was kept worst), and `worst_db`, its score.
-    """
-
+    folder: str
+    name: str
     case: str
-    pictures: int
+    sharp: Picture
+    blurred: Picture
+    restored: Picture
+
+
+@dataclass(frozen=True)
+class Score:
+    """One picture under one blur, against its sharp original."""
+
+    folder: str
+    name: str
+    case: str
     blurred_db: float
     restored_db: float
-    ssim_gain: float
-    worst: str
-    worst_db: float
+    blurred_ssim: float
+    restored_ssim: float
+    colour_shift: float
 
     @property
     def score_db(self) -> float:
         """The gain over the blurred input; for `sharp`, the PSNR at which the picture is kept."""
         return self.restored_db if self.case == SHARP else self.restored_db - self.blurred_db
 
-
-@dataclass(frozen=True)
-class _Score:
-    picture: str
-    blurred_db: float
-    restored_db: float
-    ssim_gain: float
-
-    def score_db(self, case: str) -> float:
-        return self.restored_db if case == SHARP else self.restored_db - self.blurred_db
+    @classmethod
+    def of(cls, triple: Triple) -> Score:
+        return cls(
+            folder=triple.folder,
+            name=triple.name,
+            case=triple.case,
+            blurred_db=psnr(triple.sharp, triple.blurred),
+            restored_db=psnr(triple.sharp, triple.restored),
+            blurred_ssim=ssim(triple.sharp, triple.blurred),
+            restored_ssim=ssim(triple.sharp, triple.restored),
+            colour_shift=colour_shift(triple.sharp, triple.restored),
+        )
 
 
 def development_pictures(folders: Sequence[Path]) -> list[Path]:
@@ -75,52 +101,51 @@ def development_pictures(folders: Sequence[Path]) -> list[Path]:
 
 
 def evaluate_model(
-    engine: Engine, pictures: Sequence[Path], *, cases: Cases = CASES, size: int | None = 256
-) -> tuple[CaseRow, ...]:
-    """Blur each picture in every way of `cases`, restore it, and compare: one row a case.
+    engine: Engine,
+    pictures: Sequence[Path],
+    *,
+    cases: Cases = CASES,
+    size: int | None = 256,
+    views: Sequence[str] = (),
+) -> tuple[Score, ...]:
+    """Blur each picture in every way of `cases`, restore it, and compare: one score each, picture by picture.
 
-    Crops of `size` px at the centre are compared, or whole pictures if None. The random part of a blur depends
-    on the picture's name and folder and on the case alone. ExportError for a picture that does not decode or
-    is smaller than `size`.
+    Crops of `size` px at the centre are compared; whole pictures if None, or where they are smaller. `views`
+    are names of `VIEWS`, applied in their order. The random part of a blur depends on the picture's name and
+    folder and on the case alone. ExportError for a picture that does not decode or is too small for SSIM.
     """
-    scores: dict[str, list[_Score]] = {name: [] for name in cases}
+    scores = []
     for path in pictures:
-        sharp = _read(path, size)
-        for name in cases:
-            truth, blurred, restored = _triple(engine, path, sharp, name, cases, size)
-            score = _Score(
-                picture=f"{path.parent.name}/{path.name}",
-                blurred_db=psnr(truth, blurred),
-                restored_db=psnr(truth, restored),
-                ssim_gain=ssim(truth, restored) - ssim(truth, blurred),
-            )
-            scores[name].append(score)
-    return tuple(_row(name, column) for name, column in scores.items() if column)
+        sharp = _read(path, size, views)
+        scores += [Score.of(_triple(engine, path, sharp, case, cases, size)) for case in cases]
+    return tuple(scores)
 
 
-def _row(case: str, scores: Sequence[_Score]) -> CaseRow:
-    worst = min(scores, key=lambda score: (score.score_db(case), score.picture))
-    return CaseRow(
-        case=case,
-        pictures=len(scores),
-        blurred_db=float(np.mean([score.blurred_db for score in scores])),
-        restored_db=float(np.mean([score.restored_db for score in scores])),
-        ssim_gain=float(np.mean([score.ssim_gain for score in scores])),
-        worst=worst.picture,
-        worst_db=worst.score_db(case),
-    )
+def restored_triples(
+    engine: Engine,
+    pictures: Sequence[Path],
+    *,
+    cases: Cases = CASES,
+    size: int | None = 256,
+    views: Sequence[str] = (),
+) -> Iterator[Triple]:
+    """The pictures themselves, as `evaluate_model` compares them, one blur each: `cases` take turns."""
+    for path, case in zip(pictures, cycle(cases), strict=False):
+        yield _triple(engine, path, _read(path, size, views), case, cases, size)
 
 
-def _read(path: Path, size: int | None) -> Picture:
+def _read(path: Path, size: int | None, views: Sequence[str]) -> Picture:
     """The picture, or its centre with a margin for the blur where the picture has one."""
     picture = read_picture(path)
-    if size is None:
-        return picture
-    if min(picture.shape[:2]) < size:
+    if min(picture.shape[:2]) < SSIM_WINDOW_PX:
         raise ExportError(
-            f"{path}: pictures must be at least {size} px on each side, got {picture.shape[1]}x{picture.shape[0]}"
+            f"{path}: pictures must be at least {SSIM_WINDOW_PX} px on each side,"
+            f" got {picture.shape[1]}x{picture.shape[0]}"
         )
-    return _centre(picture, size + 2 * MARGIN_PX)
+    picture = _centre(picture, None if size is None else size + 2 * MARGIN_PX)
+    for view in views:
+        picture = VIEWS[view](picture)
+    return picture
 
 
 def _centre(picture: Picture, size: int | None) -> Picture:
@@ -131,13 +156,11 @@ def _centre(picture: Picture, size: int | None) -> Picture:
     return np.ascontiguousarray(picture[top : top + size, left : left + size])
 
 
-def _triple(
-    engine: Engine, path: Path, sharp: Picture, case: str, cases: Cases, size: int | None
-) -> tuple[Picture, Picture, Picture]:
-    """(sharp, blurred, restored), cut to `size`."""
-    seed = [zlib.crc32(text.encode()) for text in (f"{path.parent.name}/{path.name}", case)]
+def _triple(engine: Engine, path: Path, sharp: Picture, case: str, cases: Cases, size: int | None) -> Triple:
+    folder = path.parent.name
+    seed = [zlib.crc32(text.encode()) for text in (f"{folder}/{path.name}", case)]
     blurred = _centre(cases[case](sharp, np.random.default_rng(seed)), size)
-    return _centre(sharp, size), blurred, restore(engine, blurred)
+    return Triple(folder, path.name, case, _centre(sharp, size), blurred, restore(engine, blurred))
 
 
 def restore(engine: Engine, picture: Picture) -> Picture:
@@ -149,58 +172,3 @@ def restore(engine: Engine, picture: Picture) -> Picture:
     frame = cv2.copyMakeBorder(picture, 0, bottom, 0, right, cv2.BORDER_REFLECT_101)
     with engine.submit(np.asarray(frame, np.uint8)[None]).result() as result:
         return result.frames[0, :height, :width].copy()
-
-
-def sheet(
-    target: Path,
-    engine: Engine,
-    pictures: Sequence[Path],
-    *,
-    case: str = "motion 9",
-    cases: Cases = CASES,
-    size: int = 256,
-) -> None:
-    """Write a PNG with one row a picture: sharp, blurred, restored."""
-    if case not in cases:
-        raise ExportError(f"case must be one of {', '.join(cases)}, got {case!r}")
-    if not pictures:
-        raise ExportError(f"{target}: a sheet needs at least one picture")
-    rows = [np.hstack(_triple(engine, path, _read(path, size), case, cases, size)) for path in pictures]
-    ok, data = cv2.imencode(".png", np.vstack(rows)[..., ::-1])
-    assert ok
-    partial = target.with_name(f".{target.name}.partial")
-    try:
-        partial.write_bytes(data.tobytes())
-        partial.replace(target)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise ExportError(f"{target}: not writable ({error.strerror})") from error
-
-
-def gains(rows: Sequence[CaseRow]) -> dict[str, float]:
-    """Case to `score_db`, rounded to hundredths, as a manifest holds them."""
-    return {row.case: round(row.score_db, 2) for row in rows}
-
-
-def table(rows: Sequence[CaseRow]) -> Table:
-    """The rows for a terminal."""
-    result = Table("blur", "pictures", "blurred dB", "restored dB", "gain dB", "SSIM gain", "worst", "worst dB")
-    for column in result.columns[1:6] + result.columns[7:]:
-        column.justify = "right"
-    for row in rows:
-        result.add_row(
-            row.case,
-            str(row.pictures),
-            "" if row.case == SHARP else f"{row.blurred_db:.2f}",
-            f"{row.restored_db:.2f}",
-            "kept" if row.case == SHARP else f"{row.score_db:+.2f}",
-            f"{row.ssim_gain:+.4f}",
-            escape(row.worst),
-            f"{row.worst_db:.2f}" if row.case == SHARP else f"{row.worst_db:+.2f}",
-        )
-    return result
-
-
-def to_json(rows: Sequence[CaseRow]) -> list[dict[str, Any]]:
-    """The rows as plain values, with their `score_db`."""
-    return [{**asdict(row), "score_db": row.score_db} for row in rows]

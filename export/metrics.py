@@ -17,6 +17,10 @@ CEILING_DB = 100.0
 """The PSNR of equal pictures, whose error of nothing would otherwise make means infinite."""
 
 
+SSIM_WINDOW_PX = 11
+"""The least side of a picture that SSIM takes."""
+
+
 def _check(truth: Picture, picture: Picture) -> None:
     if truth.shape != picture.shape or truth.dtype != np.uint8 or picture.dtype != np.uint8:
         raise ValueError(
@@ -39,8 +43,10 @@ def ssim(truth: Picture, picture: Picture) -> float:
     sigma 1.5, K1 = 0.01, K2 = 0.03.
     """
     _check(truth, picture)
-    if min(truth.shape[:2]) < 11:
-        raise ValueError(f"SSIM needs at least 11x11 pixels, got {truth.shape[1]}x{truth.shape[0]}")
+    if min(truth.shape[:2]) < SSIM_WINDOW_PX:
+        raise ValueError(
+            f"SSIM needs at least {SSIM_WINDOW_PX}x{SSIM_WINDOW_PX} pixels, got {truth.shape[1]}x{truth.shape[0]}"
+        )
     x, y = truth.astype(np.float64), picture.astype(np.float64)
     mean_x, mean_y = _window(x), _window(y)
     variance_x, variance_y = _window(x * x) - mean_x**2, _window(y * y) - mean_y**2
@@ -53,8 +59,9 @@ def ssim(truth: Picture, picture: Picture) -> float:
 
 
 def _window(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    smooth = cv2.GaussianBlur(values, (11, 11), 1.5)
-    return np.asarray(smooth[5:-5, 5:-5], np.float64)
+    smooth = cv2.GaussianBlur(values, (SSIM_WINDOW_PX, SSIM_WINDOW_PX), 1.5)
+    rim = SSIM_WINDOW_PX // 2
+    return np.asarray(smooth[rim:-rim, rim:-rim], np.float64)
 
 
 def colour_shift(truth: Picture, picture: Picture) -> float:

@@ -6,6 +6,7 @@ Knows checkpoints, graphs and engines; nothing of how a network was trained, bey
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,26 +15,28 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from pydantic import ValidationError
 
 from engine.errors import EngineError
-from engine.model import Manifest, Model
+from engine.model import Manifest, Model, Precision
 from engine.openvino import OpenVinoEngine
 from engine.protocol import EngineOptions, Frames
 
 from .analysis import count_parameters, mac_per_pixel, overlap_px
 from .blur import CASES, Picture
-from .checkpoint import Checkpoint, find
+from .checkpoint import Checkpoint, find_best
 from .errors import ExportError
-from .evaluate import evaluate_model, gains
+from .evaluate import evaluate_model
 from .graph import to_onnx
 from .leaves import dead_leaves
 from .metrics import psnr
-from .networks.generator import FrameNet
-from .networks.restore import RestoreNet, RestoreNetConfig
+from .networks.generator import FrameNet, Generator
 from .pictures import read_picture
+from .recipes import load_generator
+from .report import gains
 
-TOLERANCE_DB = {"f32": 60.0, "bf16": 48.0}
+log = logging.getLogger(__name__)
+
+TOLERANCE_DB: dict[Precision, float] = {"f32": 60.0, "bf16": 48.0}
 """How near an engine must come to its checkpoint, by precision; 48 dB is an error of one level everywhere."""
 
 PROOF_CASES = ("sharp", "gaussian 1.6", "motion 9")
@@ -45,15 +48,20 @@ PROOF_SIDE_PX = 384
 class Proof:
     """How an engine's output compares with the checkpoint's: the greatest error in levels, and the PSNR."""
 
-    precision: str
+    precision: Precision
     frames: int
     max_error: int
     psnr_db: float
 
+    @property
+    def holds(self) -> bool:
+        """Whether the engine is within tolerance, so that the model may run in this precision."""
+        return self.psnr_db >= TOLERANCE_DB[self.precision]
+
 
 @dataclass(frozen=True)
 class Exported:
-    """A model that has been written: where, what it is, and how it was proven."""
+    """A model that has been written: where, what it is, and how it was proven; `proofs` that fail are there too."""
 
     path: Path
     manifest: Manifest
@@ -63,20 +71,37 @@ class Exported:
 def export_model(
     checkpoint: Path, output: Path, *, name: str, pictures: Sequence[Path] = (), licence: str = ""
 ) -> Exported:
-    """Write `output/NAME.onnx` and `output/NAME.json` from a checkpoint, or the newest of a run.
+    """Write `output/NAME.onnx` and `output/NAME.json` from a checkpoint, or the best of a run.
 
-    The graph must first compute on `pictures` what the checkpoint computes, in every precision that this
-    processor has; without pictures, on drawn scenes. Given pictures also measure the gain that the manifest
-    states, so they should be ones that the network never saw. Raises ExportError if the checkpoint is not one
-    of ours, the proof fails or the files cannot be written; then nothing is left behind.
+    Raises ExportError if the checkpoint is not one of ours, and as `export_generator` does, which does the work.
+    """
+    saved = find_best(checkpoint)
+    return export_generator(load_generator(saved), saved, output, name=name, pictures=pictures, licence=licence)
+
+
+def export_generator(
+    generator: Generator,
+    checkpoint: Checkpoint,
+    output: Path,
+    *,
+    name: str,
+    pictures: Sequence[Path] = (),
+    licence: str = "",
+) -> Exported:
+    """Make a model of any `generator` in eval mode; `checkpoint` says where it came from.
+
+    The graph must first compute on `pictures` what the checkpoint computes; without pictures, on a drawn scene.
+    It must do so in f32; the manifest allows the lower precisions of this processor in which it does so too.
+    Given pictures also measure the gain that the manifest states, so they should be ones that the network never
+    saw. Raises ExportError if the proof fails or the files cannot be written; then nothing is left behind.
     """
     if not name or Path(name).name != name or name.startswith("."):
         raise ExportError(f"name must be a plain file name, got {name!r}")
-    saved = find(checkpoint)
-    network = load_network(saved)
-    onnx = to_onnx(network)
-    model = Model(_manifest(name, licence, saved, network, onnx), output / f"{name}.json", onnx)
-    proofs = _prove(network, model, pictures)
+    onnx = to_onnx(generator)
+    model = Model(_manifest(name, licence, checkpoint, generator, onnx), output / f"{name}.json", onnx)
+    proofs = _prove(generator, model, pictures)
+    allowed = {"precisions": tuple(proof.precision for proof in proofs if proof.holds)}
+    model = Model(model.manifest.model_copy(update=allowed), model.path, onnx)
     if pictures:
         measured = {
             "gain_db": _measure(model, pictures),
@@ -87,48 +112,30 @@ def export_model(
     return Exported(model.path, model.manifest, proofs)
 
 
-def load_network(checkpoint: Checkpoint) -> RestoreNet:
-    """The network of `checkpoint` with its averaged weights; ExportError if they do not fit its configuration."""
-    recipe = checkpoint.info["recipe"]
-    if recipe != "restore":
-        raise ExportError(f"{checkpoint.folder}: recipe must be 'restore', got {recipe!r}")
-    try:
-        network = RestoreNet(RestoreNetConfig.model_validate(checkpoint.info["config"]["network"]))
-    except (KeyError, TypeError, ValidationError) as error:
-        raise ExportError(f"{checkpoint.folder}: the configuration is not one of a restore network") from error
-    weights = checkpoint.weights()
-    try:
-        network.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ExportError(f"{checkpoint.folder}: the weights are not those of the network it names") from error
-    for key, tensor in weights.items():
-        if not tensor.isfinite().all():
-            raise ExportError(f"{checkpoint.folder}: weights must be finite, {key} is not")
-    return network.eval()
-
-
-def _manifest(name: str, licence: str, checkpoint: Checkpoint, network: RestoreNet, onnx: bytes) -> Manifest:
+def _manifest(name: str, licence: str, checkpoint: Checkpoint, generator: Generator, onnx: bytes) -> Manifest:
     config, data = checkpoint.info["config"], checkpoint.info["data"]
-    kept = ("blurs", "batch", "patch", "learning_rate", "seed")
+    kept = ("blur", "blurs", "batch", "patch", "learning_rate", "seed")
     training: dict[str, Any] = {**data, "steps": checkpoint.info["step"], **{k: config[k] for k in kept if k in config}}
     return Manifest(
         id=name,
         file=f"{name}.onnx",
         sha256=hashlib.sha256(onnx).hexdigest(),
-        stride=network.config.stride,
-        overlap_px=overlap_px(network),
+        stride=generator.stride,
+        overlap_px=overlap_px(generator),
+        whole_frame=generator.whole_frame,
         recipe=checkpoint.info["recipe"],
-        architecture=network.config.model_dump(mode="json"),
-        parameters=count_parameters(network),
-        mac_per_pixel=round(mac_per_pixel(network), 1),
+        architecture=config["network"],
+        parameters=count_parameters(generator),
+        mac_per_pixel=round(mac_per_pixel(generator), 1),
         training=training,
         licence=licence,
     )
 
 
-def _prove(network: RestoreNet, model: Model, pictures: Sequence[Path]) -> tuple[Proof, ...]:
+def _prove(generator: Generator, model: Model, pictures: Sequence[Path]) -> tuple[Proof, ...]:
+    """One proof for each precision that this processor has; ExportError unless that of f32 holds."""
     frames = _proof_frames(pictures, model.manifest.stride)
-    reference = FrameNet(network).eval()
+    reference = FrameNet(generator).eval()
     with torch.no_grad():
         expected = [reference(torch.from_numpy(frame)).numpy() for frame in frames]
     proofs = []
@@ -136,21 +143,27 @@ def _prove(network: RestoreNet, model: Model, pictures: Sequence[Path]) -> tuple
         try:
             engine = OpenVinoEngine(model, EngineOptions(precision=precision))
         except EngineError as error:
-            if precision != "f32":
-                continue  # this processor lacks it, and so will not run the model in it either
-            raise ExportError(f"{model.manifest.id}: no engine opens the graph ({error})") from error
+            if precision == "f32":
+                raise ExportError(f"{model.manifest.id}: no engine opens the graph ({error})") from error
+            log.warning("this processor has no %s: the model is not proven in it, so none will run it so", precision)
+            continue
         with engine:
             proof = _compare(engine, precision, frames, expected)
-        if proof.psnr_db < tolerance:
-            raise ExportError(
+        if not proof.holds:
+            line = (
                 f"{model.manifest.id}: in {precision} the engine must be within {tolerance:.0f} dB of its checkpoint,"
                 f" got {proof.psnr_db:.1f} dB (greatest error {proof.max_error} levels)"
             )
+            if precision == "f32":
+                raise ExportError(line)
+            log.warning("%s: engines will not run it so", line)
         proofs.append(proof)
     return tuple(proofs)
 
 
-def _compare(engine: OpenVinoEngine, precision: str, frames: Sequence[Frames], expected: Sequence[Frames]) -> Proof:
+def _compare(
+    engine: OpenVinoEngine, precision: Precision, frames: Sequence[Frames], expected: Sequence[Frames]
+) -> Proof:
     restored = []
     for frame in frames:
         with engine.submit(frame).result() as result:
@@ -160,21 +173,25 @@ def _compare(engine: OpenVinoEngine, precision: str, frames: Sequence[Frames], e
 
 
 def _proof_frames(pictures: Sequence[Path], stride: int) -> list[Frames]:
-    """Batches of one, (1, H, W, 3): a few pictures, each sharp and blurred, cut to whole strides."""
+    """Batches of one, (1, H, W, 3): a few pictures, each sharp and blurred, in whole strides."""
     rng = np.random.default_rng(0)
     chosen = list(pictures)[:: max(1, len(pictures) // PROOF_PICTURES)][:PROOF_PICTURES]
-    sources: list[Picture] = [read_picture(path)[:PROOF_SIDE_PX, :PROOF_SIDE_PX] for path in chosen]
+    sources: list[Picture] = [read_picture(path) for path in chosen]
     if not sources:
         sources = [dead_leaves(PROOF_SIDE_PX, PROOF_SIDE_PX, rng)]
     frames = []
     for source in sources:
-        height, width = (side // stride * stride for side in source.shape[:2])
-        if height and width:
-            cut = np.ascontiguousarray(source[:height, :width])
-            frames += [CASES[case](cut, rng)[None] for case in PROOF_CASES]
-    if not frames:
-        raise ExportError(f"pictures must be at least {stride} px on each side to prove an export with")
+        whole = _in_strides(source, stride)
+        frames += [CASES[case](whole, rng)[None] for case in PROOF_CASES]
     return frames
+
+
+def _in_strides(picture: Picture, stride: int) -> Picture:
+    """`picture` cut to whole strides and to about `PROOF_SIDE_PX`, or mirrored where it is less than one stride."""
+    height, width = (max(1, min(side, PROOF_SIDE_PX) // stride) * stride for side in picture.shape[:2])
+    cut = picture[:height, :width]
+    missing = height - cut.shape[0], width - cut.shape[1]
+    return np.asarray(cv2.copyMakeBorder(cut, 0, missing[0], 0, missing[1], cv2.BORDER_REFLECT_101), np.uint8)
 
 
 def _measure(model: Model, pictures: Sequence[Path]) -> dict[str, float]:

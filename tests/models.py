@@ -44,6 +44,33 @@ def brighten_onnx() -> bytes:
     )
 
 
+def centred(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """What the model of `centre_onnx` gives."""
+    mean = frames.mean(axis=(1, 2), keepdims=True, dtype=np.float64)
+    return np.rint(np.clip(frames - mean + 128, 0, 255)).astype(np.uint8)
+
+
+def centre_onnx() -> bytes:
+    """A model that moves the mean of the whole frame to 128, channel by channel, and so may not be tiled."""
+    onnx = pytest.importorskip("onnx")
+    node, tensor = onnx.helper.make_node, onnx.helper.make_tensor_value_info
+    nodes = [
+        *_enter(onnx),
+        node("GlobalAveragePool", ["levels"], ["mean"]),
+        node("Sub", ["levels", "mean"], ["deviation"]),
+        node("Add", ["deviation", "middle"], ["sum"]),
+        *_leave(onnx, "sum"),
+    ]
+    shape = ["N", "H", "W", 3]
+    return _serialise(
+        onnx,
+        nodes,
+        [tensor("frames", onnx.TensorProto.UINT8, shape)],
+        [tensor("restored", onnx.TensorProto.UINT8, shape)],
+        {"middle": np.float32(128), **_limits()},
+    )
+
+
 def echo_onnx() -> bytes:
     """A recurrent model: its history is half of the history before plus the frame, and is what it gives."""
     onnx = pytest.importorskip("onnx")

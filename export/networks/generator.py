@@ -5,7 +5,7 @@ Knows tensors only; nothing of data, losses or files.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -35,9 +35,17 @@ class Generator(Protocol):
 
     def eval(self) -> Any: ...
 
+    def requires_grad_(self, requires_grad: bool) -> Any: ...
+
     def modules(self) -> Iterator[nn.Module]: ...
 
     def parameters(self) -> Iterator[nn.Parameter]: ...
+
+    def buffers(self) -> Iterator[Tensor]: ...
+
+    def state_dict(self) -> dict[str, Tensor]: ...
+
+    def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> Any: ...
 
 
 class FrameNet(nn.Module):

@@ -160,6 +160,21 @@ def test_a_stream_that_comes_after_the_end_is_refused(identity: Engine) -> None:
         pipeline.add("late", GivenSource([]), Collector())
 
 
+def test_a_frame_too_large_for_a_model_that_needs_it_whole_ends_its_stream_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.model.WHOLE_FRAME_PX", 64)
+    path = write_model(tmp_path, brighten_onnx(), whole_frame=True)
+    small, large = Collector(), Collector()
+    with open_engine("openvino", str(path)) as engine, Pipeline(engine) as pipeline:
+        pipeline.add("small", GivenSource([numbered(i) for i in range(20)]), small)
+        stream = pipeline.add("large", GivenSource([numbered(0, (100, 64)), numbered(1)]), large)
+        assert pipeline.wait(60)
+    assert len(small.frames) == 20
+    assert large.frames == []
+    assert "must be at most 64x64 for model 'tiny', which takes them whole, got 64x100" in str(stream.error)
+
+
 def test_an_engine_that_fails_stops_everything_with_its_cause(identity: Engine) -> None:
     sinks = [Collector(), Collector()]
     with Pipeline(identity) as pipeline:

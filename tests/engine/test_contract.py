@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from daemon.tiles import TilePlan
 from engine.backends import BACKENDS, open_engine
 from engine.errors import EngineError
 from engine.protocol import Engine, EngineOptions, Frames
@@ -42,6 +43,14 @@ def echo(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
         yield engine
 
 
+@pytest.fixture(params=sorted(BACKENDS))
+def whole(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Case]:
+    """A model that may not be tiled, on an engine that was told to cut frames at 64 px."""
+    path = models.write_model(tmp_path, models.centre_onnx(), overlap_px=0, whole_frame=True)
+    with open_engine(request.param, str(path), OPTIONS) as engine:
+        yield Case(engine, (lambda frames: frames) if request.param == "identity" else models.centred)
+
+
 def frames(*shape: int, seed: int = 0) -> Frames:
     return np.random.default_rng(seed).integers(0, 256, (*shape, 3), np.uint8)
 
@@ -58,6 +67,22 @@ def test_a_batch_of_any_allowed_shape_comes_back_restored(case: Case, shape: tup
         assert result.frames.dtype == np.uint8
         np.testing.assert_array_equal(result.frames, case.expected(batch))
         assert len(result.states) == len(batch)
+
+
+@pytest.mark.parametrize(("height", "width"), [(48, 64), (70, 91), (1, 300), (180, 320)])
+def test_a_model_that_may_not_be_tiled_takes_every_frame_in_one_piece(whole: Case, height: int, width: int) -> None:
+    spec = whole.engine.spec
+    assert spec.whole_frame
+    plan = TilePlan.for_frame(height, width, stride=spec.stride, limit=spec.tile, overlap=spec.overlap_px)
+    tiles = plan.split(frames(height, width))
+    assert len(tiles) == 1
+    with whole.engine.submit(tiles).result() as result:
+        np.testing.assert_array_equal(result.frames, whole.expected(tiles))
+        assert plan.merge(result.frames).shape == (height, width, 3)
+
+
+def test_the_spec_tells_whether_frames_must_come_whole(case: Case) -> None:
+    assert not case.engine.spec.whole_frame
 
 
 def test_a_view_into_a_larger_frame_is_taken_as_it_looks(case: Case) -> None:

@@ -10,7 +10,7 @@ import models
 import pytest
 
 from engine.errors import EngineError, ModelError
-from engine.model import find_manifest, load_model, shipped_models
+from engine.model import WHOLE_FRAME_PX, Manifest, find_manifest, load_model, shipped_models
 from engine.openvino import OpenVinoEngine
 from engine.protocol import EngineOptions
 
@@ -128,6 +128,43 @@ def test_a_graph_with_other_tensors_is_refused_by_their_names(tmp_path: Path) ->
 def test_a_manifest_that_promises_a_history_needs_one_in_the_graph(tmp_path: Path) -> None:
     path = models.write_model(tmp_path, models.brighten_onnx(), states=(models.STATE,))
     assert "history" in refusal(str(path))
+
+
+@pytest.mark.parametrize("name", shipped_models())
+def test_a_manifest_that_names_no_precisions_allows_all_and_tiles(name: str) -> None:
+    facts = json.loads(find_manifest(name).read_text(encoding="utf-8"))
+    for newer in ("precisions", "whole_frame"):
+        facts.pop(newer, None)
+    manifest = Manifest.model_validate(facts)
+    assert manifest.precisions == ("f32", "bf16")
+    assert not manifest.whole_frame
+    assert manifest.tile(2048) == (2048, 2048)
+
+
+def test_a_model_proven_in_f32_alone_runs_in_nothing_else(manifest: Path) -> None:
+    model = load_model(edit(manifest, precisions=["f32"]))
+    for wanted in ("auto", "f32"):
+        with OpenVinoEngine(model, EngineOptions(precision=wanted)) as engine:
+            assert engine.spec.backend == "openvino/CPU f32"
+    with pytest.raises(EngineError, match=r"^precision must be auto or f32 for model 'tiny', .* got 'bf16'$"):
+        OpenVinoEngine(model, EngineOptions(precision="bf16"))
+
+
+@pytest.mark.parametrize(("precisions", "rule"), [(["bf16"], "must hold f32"), ([], "must hold f32"), (["f8"], "f8")])
+def test_a_manifest_that_allows_no_f32_or_something_unknown_is_refused(
+    manifest: Path, precisions: list[str], rule: str
+) -> None:
+    line = refusal(edit(manifest, precisions=precisions))
+    assert "(precisions" in line
+    assert rule in line or "'f32' or 'bf16'" in line
+
+
+def test_a_tile_is_whole_strides_and_a_whole_frame_model_has_one_for_any_frame(manifest: Path) -> None:
+    tiled = load_model(edit(manifest, stride=48)).manifest
+    assert tiled.tile(100) == (96, 96)
+    assert tiled.tile(10) == (48, 48)
+    whole = load_model(edit(manifest, whole_frame=True)).manifest
+    assert whole.tile(100) == (WHOLE_FRAME_PX // 48 * 48,) * 2
 
 
 def test_an_unknown_precision_or_device_is_refused(manifest: Path) -> None:

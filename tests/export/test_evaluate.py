@@ -20,11 +20,14 @@ from rich.console import Console
 
 from engine.backends import open_engine
 from engine.protocol import Engine, EngineOptions
-from export import compare, evaluate
+from export import commands_measure, compare, evaluate, report
 from export.blur import CASES
 from export.errors import ExportError
-from export.metrics import CEILING_DB
+from export.metrics import CEILING_DB, psnr
 from export.pictures import read_picture
+
+TINT = 4.02
+"""From grey 128 to (138, 128, 128) in a*b*, by the formulas of CIELAB: (3.78, 1.36)."""
 
 SOME = {name: CASES[name] for name in ("gaussian 1.6", "motion 9", "sharp")}
 
@@ -53,8 +56,8 @@ def write(path: Path, picture: NDArray[np.uint8]) -> Path:
     return path
 
 
-def rows(engine: Engine, pictures: list[Path], size: int | None = 48) -> dict[str, evaluate.CaseRow]:
-    return {row.case: row for row in evaluate.evaluate_model(engine, pictures, cases=SOME, size=size)}
+def rows(engine: Engine, pictures: list[Path], size: int | None = 48) -> dict[str, report.Row]:
+    return {row.name: row for row in report.by_blur(evaluate.evaluate_model(engine, pictures, cases=SOME, size=size))}
 
 
 def test_an_engine_that_changes_nothing_gains_nothing(pictures: list[Path], tmp_path: Path) -> None:
@@ -63,7 +66,7 @@ def test_an_engine_that_changes_nothing_gains_nothing(pictures: list[Path], tmp_
     for row in found.values():
         assert row.restored_db == row.blurred_db
         assert row.ssim_gain == 0
-        assert row.pictures == 3
+        assert row.scores == 3
     assert found["sharp"].score_db == CEILING_DB
 
 
@@ -83,12 +86,60 @@ def test_an_evaluation_repeats_whatever_the_order(engine: Engine, pictures: list
 
 def test_pictures_of_any_size_are_measured_whole(engine: Engine, tmp_path: Path) -> None:
     odd = write(tmp_path / "odd.png", read_picture(scenes.write_scenes(tmp_path, 1, side=64)[0])[:53, :37])
-    assert rows(engine, [odd], size=None)["sharp"].pictures == 1
+    assert rows(engine, [odd], size=None)["sharp"].scores == 1
 
 
-def test_a_picture_smaller_than_the_crop_is_refused(engine: Engine, pictures: list[Path]) -> None:
-    with pytest.raises(ExportError, match="at least 256 px on each side, got 90x90"):
-        evaluate.evaluate_model(engine, pictures)
+def test_pictures_smaller_than_the_crop_are_measured_whole(engine: Engine, pictures: list[Path]) -> None:
+    assert evaluate.evaluate_model(engine, pictures) == evaluate.evaluate_model(engine, pictures, size=None)
+
+
+def test_a_picture_too_small_for_ssim_is_refused(engine: Engine, tmp_path: Path) -> None:
+    tiny = write(tmp_path / "tiny.png", np.zeros((20, 10, 3), np.uint8))
+    with pytest.raises(ExportError, match=r"tiny.png: pictures must be at least 11 px on each side, got 10x20"):
+        evaluate.evaluate_model(engine, [tiny], size=None)
+
+
+def test_cases_of_a_caller_are_measured_on_small_pictures(tmp_path: Path) -> None:
+    faces = scenes.write_scenes(tmp_path / "faces", 2, side=64)
+    darker = {"darker": lambda picture, _: picture // 2}
+    with opened("identity", tmp_path) as identity:
+        found = evaluate.evaluate_model(identity, faces, cases=darker, size=None)
+    for score, path in zip(found, faces, strict=True):
+        sharp = read_picture(path)
+        assert (score.folder, score.name, score.case) == ("faces", path.name, "darker")
+        assert score.blurred_db == psnr(sharp, sharp // 2)
+
+
+def test_a_tint_is_measured_as_a_shift_of_colour(tmp_path: Path) -> None:
+    flat = write(tmp_path / "flat.png", np.full((32, 32, 3), 128, np.uint8))
+    reddish = {"reddish": lambda picture, _: picture + np.array([10, 0, 0], np.uint8)}
+    with opened("identity", tmp_path) as identity:
+        (tinted,) = evaluate.evaluate_model(identity, [flat], cases=reddish, size=None)
+        (sharp,) = evaluate.evaluate_model(identity, [flat], cases={"sharp": CASES["sharp"]}, size=None)
+    assert tinted.colour_shift == pytest.approx(TINT, abs=0.01)
+    assert sharp.colour_shift == 0
+
+
+def test_grey_and_low_light_are_what_the_model_sees(engine: Engine, pictures: list[Path]) -> None:
+    for views in (("grey",), ("low light",), ("grey", "low light")):
+        (seen,) = evaluate.restored_triples(engine, pictures[:1], cases=SOME, size=48, views=views)
+        truth = read_picture(pictures[0])[21:69, 21:69].astype(float)
+        if "grey" in views:
+            truth = np.repeat((truth @ [0.299, 0.587, 0.114])[..., None], 3, axis=2)
+        if "low light" in views:
+            truth = truth / 4
+        np.testing.assert_allclose(seen.sharp, truth, atol=0.76)
+        np.testing.assert_array_equal(seen.restored, models.brightened(seen.blurred))
+        score, *_ = evaluate.evaluate_model(engine, pictures[:1], cases=SOME, size=48, views=views)
+        assert score.blurred_db == psnr(seen.sharp, seen.blurred)
+
+
+def test_a_motion_is_the_same_in_grey_as_in_colour(engine: Engine, pictures: list[Path]) -> None:
+    """Blurring and turning grey can be exchanged, to rounding, only if the random path is the same."""
+    motion = {"motion 9": CASES["motion 9"]}
+    (plain,) = evaluate.restored_triples(engine, pictures[:1], cases=motion, size=48)
+    (seen,) = evaluate.restored_triples(engine, pictures[:1], cases=motion, size=48, views=("grey",))
+    assert np.abs(evaluate.grey(plain.blurred).astype(int) - seen.blurred).max() <= 2
 
 
 def test_the_worst_picture_is_named(engine: Engine, tmp_path: Path) -> None:
@@ -113,27 +164,105 @@ def test_no_pictures_at_all_is_refused(tmp_path: Path) -> None:
         evaluate.development_pictures([tmp_path])
 
 
-def test_a_sheet_shows_sharp_blurred_and_restored(engine: Engine, pictures: list[Path], tmp_path: Path) -> None:
-    evaluate.sheet(tmp_path / "sheet.png", engine, pictures[:2], size=48)
-    sheet = read_picture(tmp_path / "sheet.png")
-    assert sheet.shape == (2 * 48, 3 * 48, 3)
-    np.testing.assert_array_equal(sheet[:48, :48], read_picture(pictures[0])[21:69, 21:69])
+def score(folder: str, name: str, case: str, *figures: float) -> evaluate.Score:
+    return evaluate.Score(folder, name, case, *figures)
 
 
-def test_a_sheet_of_an_unknown_case_is_refused(engine: Engine, pictures: list[Path], tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=r"case must be one of .*, got 'fog'"):
-        evaluate.sheet(tmp_path / "sheet.png", engine, pictures, case="fog")
+BY_HAND = (
+    score("street", "a", "motion", 20, 23, 0.5, 0.7, 0.1),
+    score("street", "a", "sharp", 100, 60, 1, 0.99, 0.2),
+    score("street", "b", "motion", 24, 23, 0.6, 0.6, 0.3),
+    score("street", "b", "sharp", 100, 40, 1, 0.97, 0.4),
+    score("office", "a", "motion", 30, 34, 0.8, 0.9, 1.1),
+    score("office", "a", "sharp", 100, 50, 1, 0.95, 0.0),
+)
 
 
-def test_rows_render_as_a_table_and_as_json(engine: Engine, pictures: list[Path]) -> None:
+def test_blurs_are_summed_up_over_all_folders() -> None:
+    motion, sharp = report.by_blur(BY_HAND)
+    assert (motion.name, motion.scores, sharp.name, sharp.scores) == ("motion", 3, "sharp", 3)
+    assert (motion.blurred_db, motion.restored_db) == pytest.approx((74 / 3, 80 / 3))
+    assert motion.score_db == pytest.approx(2)
+    assert (motion.ssim, motion.ssim_gain) == pytest.approx((2.2 / 3, 0.3 / 3))
+    assert motion.colour_shift == pytest.approx(0.5)
+    assert (motion.worst, motion.worst_db) == ("street/b", -1)
+    assert (sharp.score_db, sharp.worst, sharp.worst_db) == (50, "street/b", 40)
+    assert report.gains(BY_HAND) == {"motion": 2, "sharp": 50}
+
+
+def test_folders_are_summed_up_over_all_blurs_but_sharp() -> None:
+    street, office = report.by_folder(BY_HAND)
+    assert (street.name, street.scores, office.name, office.scores) == ("street", 2, "office", 1)
+    assert (street.score_db, office.score_db) == (1, 4)
+    assert (street.worst, street.worst_case, street.worst_db) == ("street/b", "motion", -1)
+    assert report.by_folder(BY_HAND[1:2])[0].score_db == 60  # nothing but sharp was measured
+
+
+def test_json_holds_blurs_folders_the_blurs_of_each_folder_and_every_picture() -> None:
+    found = json.loads(json.dumps(report.to_json(BY_HAND), allow_nan=False))
+    assert [row["name"] for row in found["blurs"]] == ["motion", "sharp"]
+    street, office = found["folders"]
+    assert street["score_db"] == 1
+    assert [(row["name"], row["scores"], row["score_db"]) for row in street["blurs"]] == [
+        ("motion", 2, 1),
+        ("sharp", 2, 50),
+    ]
+    assert [row["score_db"] for row in office["blurs"]] == [4, 50]
+    assert [(picture["folder"], picture["case"]) for picture in found["pictures"]] == [
+        (score.folder, score.case) for score in BY_HAND
+    ]
+
+
+def test_folders_are_shown_where_there_are_several() -> None:
+    def text(scores: tuple[evaluate.Score, ...]) -> str:
+        console = Console(width=200, file=io.StringIO())
+        with console.capture() as capture:
+            console.print(report.tables(scores))
+        return capture.get()
+
+    both = text(BY_HAND)
+    assert "office" in both
+    assert "b, motion" in both
+    assert "folder" not in text(BY_HAND[:4])
+
+
+def test_a_choice_of_blurs_is_measured_and_shown(
+    engine: Engine, pictures: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    choice = commands_measure.Choice(blurs=("motion 9", "sharp"), grey=True)
+    sheet = tmp_path / "sheet.png"
+    commands_measure.evaluate_model(
+        engine, [pictures[0].parent], everything=True, sheet=sheet, as_json=True, choice=choice
+    )
+    found = json.loads(capsys.readouterr().out)
+    assert (found["model"], found["views"]) == ("tiny", ["grey"])
+    assert [row["name"] for row in found["blurs"]] == ["motion 9", "sharp"]
+    shown = read_picture(sheet)
+    np.testing.assert_array_equal(shown[..., 0], shown[..., 1])
+
+
+def test_an_unknown_blur_is_refused_with_those_there_are(engine: Engine, pictures: list[Path]) -> None:
+    with pytest.raises(ExportError, match=r"^blur must be one of gaussian 1.6, .*, got 'fog'$"):
+        commands_measure.evaluate_model(
+            engine,
+            [pictures[0].parent],
+            everything=True,
+            sheet=None,
+            as_json=True,
+            choice=commands_measure.Choice(blurs=("fog",)),
+        )
+
+
+def test_scores_render_as_a_table_and_as_json(engine: Engine, pictures: list[Path]) -> None:
     found = evaluate.evaluate_model(engine, pictures, cases=SOME, size=48)
     console = Console(width=200, file=io.StringIO())
     with console.capture() as capture:
-        console.print(evaluate.table(found))
+        console.print(report.tables(found))
     text = capture.get()
     assert all(case in text for case in SOME)
-    assert [row["case"] for row in json.loads(json.dumps(evaluate.to_json(found), allow_nan=False))] == list(SOME)
-    assert evaluate.gains(found) == {row.case: round(row.score_db, 2) for row in found}
+    assert [row["name"] for row in json.loads(json.dumps(report.to_json(found), allow_nan=False))["blurs"]] == list(
+        SOME
+    )
 
 
 def write_clip(path: Path, frames: list[NDArray[np.uint8]]) -> Path:

@@ -17,29 +17,83 @@ pytest.importorskip("safetensors")
 
 from safetensors.torch import load_file, save_file  # noqa: E402
 
+from daemon.tiles import TilePlan  # noqa: E402
 from engine.backends import open_engine  # noqa: E402
+from engine.errors import EngineError  # noqa: E402
 from engine.model import load_model  # noqa: E402
 from engine.protocol import EngineOptions  # noqa: E402
 from export import package  # noqa: E402
 from export.blur import CASES  # noqa: E402
-from export.checkpoint import find  # noqa: E402
+from export.checkpoint import Checkpoint, find, save  # noqa: E402
 from export.errors import ExportError  # noqa: E402
 from export.leaves import dead_leaves  # noqa: E402
 from export.metrics import psnr  # noqa: E402
 from export.networks.generator import FrameNet  # noqa: E402
-from export.networks.restore import RestoreNetConfig  # noqa: E402
-from export.package import export_model, load_network  # noqa: E402
-from export.train import TrainConfig, Trainer  # noqa: E402
+from export.networks.restore import RestoreNet, RestoreNetConfig  # noqa: E402
+from export.package import export_generator, export_model  # noqa: E402
+from export.recipes import load_generator  # noqa: E402
 
-CONFIG = TrainConfig(network=RestoreNetConfig(unshuffle=4, widths=(16, 16), blocks=(1, 1)))
+NETWORK = RestoreNetConfig(unshuffle=4, widths=(16, 16), blocks=(1, 1))
+INFO = {
+    "recipe": "restore",
+    "step": 0,
+    "config": {"network": NETWORK.model_dump(mode="json"), "seed": 7},
+    "data": {"origins": ["drawn"], "pictures": 4},
+}
+
+
+class Plain(torch.nn.Module):
+    """A generator of stride 2 that draws its output anew: what it gives is not its input and a correction."""
+
+    whole_frame = False
+    stride = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.down = torch.nn.Conv2d(3, 8, 5, stride=2, padding=2, bias=False)
+        self.norm = torch.nn.BatchNorm2d(8)
+        self.up = torch.nn.ConvTranspose2d(8, 3, 5, stride=2, padding=2, output_padding=1)
+        for convolution in (self.down, self.up):
+            torch.nn.init.normal_(convolution.weight, std=0.15, generator=generator)
+
+    def forward(self, blurred: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(self.up(torch.relu(self.norm(self.down(blurred * 2 - 1))))) * 0.5 + 0.5
+
+    def restore_levels(self, levels: torch.Tensor) -> torch.Tensor:
+        return self(levels / 255) * 255
+
+    def fold(self) -> None:
+        """Nothing to fold."""
+
+
+class Amplifier(Plain):
+    """Gives 40 times the little by which two nearly equal sums differ: what bfloat16 rounds away."""
+
+    stride = 1
+
+    def forward(self, blurred: torch.Tensor) -> torch.Tensor:
+        kernel = torch.full((3, 3, 3, 3), 1 / 27)
+        flat = torch.nn.functional.conv2d(blurred + 1, kernel, padding=1)
+        return 0.5 + 40 * (flat - torch.nn.functional.conv2d(flat, kernel, padding=1)).clamp(-0.01, 0.01)
+
+
+class Normed(Plain):
+    """Knows the mean and deviation of the whole frame."""
+
+    whole_frame = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = torch.nn.InstanceNorm2d(8, affine=True)
 
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
     """A checkpoint whose network corrects by several levels."""
-    trainer = Trainer(CONFIG, "cpu")
-    torch.nn.init.normal_(trainer.average.tail.weight, std=0.02)
-    return trainer.save(tmp_path / "run", {"origins": ["drawn"], "pictures": 4})
+    network = RestoreNet(NETWORK)
+    torch.nn.init.normal_(network.tail.weight, std=0.02, generator=torch.Generator().manual_seed(1))
+    return save(tmp_path / "run", INFO, network.state_dict(), {"none": torch.zeros(1)})
 
 
 def tamper(checkpoint: Path, **changes: torch.Tensor) -> None:
@@ -60,7 +114,7 @@ def test_an_exported_model_computes_what_the_checkpoint_computes(checkpoint: Pat
     exported = export_model(checkpoint, tmp_path / "out", name="small")
     scene = CASES["gaussian 1.6"](dead_leaves(64, 96, np.random.default_rng(9)), np.random.default_rng(0))
     with torch.no_grad():
-        expected = FrameNet(load_network(find(checkpoint)))(torch.from_numpy(scene)[None]).numpy()[0]
+        expected = FrameNet(load_generator(find(checkpoint)))(torch.from_numpy(scene)[None]).numpy()[0]
     assert psnr(scene, expected) < 45  # there is something to get right
     with (
         open_engine("openvino", str(exported.path), EngineOptions(precision="f32")) as engine,
@@ -79,7 +133,64 @@ def test_every_precision_that_runs_here_is_proven(checkpoint: Path, tmp_path: Pa
     proofs = export_model(checkpoint, tmp_path, name="small").proofs
     assert [proof.precision for proof in proofs][:1] == ["f32"]
     for proof in proofs:
+        assert proof.holds
         assert proof.psnr_db >= package.TOLERANCE_DB[proof.precision]
+
+
+def exported(generator: torch.nn.Module, output: Path, pictures: tuple[Path, ...] = ()) -> package.Exported:
+    info = {**INFO, "recipe": "drawn", "config": {"network": {"side": 5}}}
+    return export_generator(generator.eval(), Checkpoint(output, info), output, name="drawn", pictures=pictures)
+
+
+@pytest.mark.parametrize("generator", [Plain(), Normed()])
+def test_any_generator_becomes_a_model_that_computes_the_same(
+    generator: Plain, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    manifest = exported(generator, tmp_path).manifest
+    assert (manifest.recipe, manifest.architecture, manifest.stride) == ("drawn", {"side": 5}, 2)
+    assert manifest.mac_per_pixel == 2 * 25 * 3 * 8 / 4
+    assert manifest.whole_frame == generator.whole_frame
+    assert (manifest.overlap_px == 0) == generator.whole_frame
+    assert not recwarn.list
+
+
+def test_a_model_that_bf16_spoils_is_exported_for_f32_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    made = exported(Amplifier(), tmp_path)
+    assert made.manifest.precisions == ("f32",)
+    for proof in made.proofs[1:]:  # where the processor has it
+        assert not proof.holds
+        assert "in bf16 the engine must be within 48 dB of its checkpoint" in caplog.text
+    with open_engine("auto", str(made.path)) as engine:
+        assert engine.spec.backend == "openvino/CPU f32"
+    with pytest.raises(EngineError, match="must be auto or f32 for model 'drawn'"):
+        open_engine("auto", str(made.path), EngineOptions(precision="bf16"))
+
+
+def test_a_whole_frame_model_restores_a_frame_beyond_tile_px_as_torch_does(tmp_path: Path) -> None:
+    generator = Normed().eval()
+    made = exported(generator, tmp_path)
+    frame = dead_leaves(151, 97, np.random.default_rng(3))
+    frame[100:] //= 4  # a tile would see another mean
+    with open_engine("openvino", str(made.path), EngineOptions(precision="f32", tile_px=64)) as engine:
+        plan = TilePlan.for_frame(151, 97, stride=2, limit=engine.spec.tile, overlap=engine.spec.overlap_px)
+        with engine.submit(plan.split(frame)).result() as result:
+            restored = plan.merge(result.frames)
+    mirrored = np.pad(frame, ((0, 1), (0, 1), (0, 0)), mode="reflect")
+    with torch.no_grad():
+        expected = FrameNet(generator)(torch.from_numpy(mirrored)[None]).numpy()[0, :151, :97]
+    assert psnr(expected, restored) > 60
+    with torch.no_grad():
+        upper = FrameNet(generator)(torch.from_numpy(mirrored[:64])[None]).numpy()[0, :48]
+    assert psnr(expected[:48], upper[:, :97]) < 40  # it does matter that the frame came whole
+
+
+def test_pictures_smaller_than_a_stride_prove_and_measure_too(tmp_path: Path) -> None:
+    generator = Plain()
+    generator.stride = 128
+    faces = tuple(scenes.write_scenes(tmp_path / "faces", 2, side=64))
+    made = exported(generator, tmp_path / "out", faces)
+    assert made.proofs[0].frames == 2 * len(package.PROOF_CASES)
+    assert made.manifest.training["measured"] == 2
 
 
 def test_the_graph_casts_at_its_ends_and_nothing_else_touches_uint8(checkpoint: Path, tmp_path: Path) -> None:
@@ -98,7 +209,9 @@ def test_a_manifest_states_what_the_checkpoint_was(checkpoint: Path, tmp_path: P
     manifest = load_model(str(tmp_path / "small.json")).manifest
     assert (manifest.id, manifest.stride, manifest.licence) == ("small", 8, "CC0-1.0")
     assert manifest.overlap_px % manifest.stride == 0
-    assert manifest.architecture == CONFIG.network.model_dump(mode="json")
+    assert manifest.architecture == NETWORK.model_dump(mode="json")
+    assert manifest.precisions[0] == "f32"
+    assert not manifest.whole_frame
     assert manifest.training["origins"] == ["drawn"]
     assert manifest.training["steps"] == 0
     assert manifest.gain_db == {}
@@ -139,10 +252,10 @@ def test_weights_that_are_not_finite_are_refused(checkpoint: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("changes", "rule"),
     [
-        ({"recipe": "paint"}, "recipe must be 'restore', got 'paint'"),
-        ({"config": {"network": {"widths": [8]}}}, "not one of a restore network"),
-        ({"config": {}}, "not one of a restore network"),
-        ({"config": None}, "not one of a restore network"),
+        ({"recipe": "paint"}, "recipe must be one of restore, "),
+        ({"config": {"network": {"widths": [8]}}}, "the configuration is not one of the recipe 'restore'"),
+        ({"config": {}}, "the configuration is not one of the recipe 'restore'"),
+        ({"config": None}, "the configuration is not one of the recipe 'restore'"),
         ({"format": 7}, "format must be 1, got 7"),
     ],
 )
@@ -159,7 +272,7 @@ def test_an_engine_that_strays_from_its_checkpoint_is_refused(
 ) -> None:
     """A graph of other weights stands in for an exporter or an engine that computes something else."""
     tamper(checkpoint, tail__bias=torch.full((48,), 0.02))
-    strayed = package.to_onnx(load_network(find(checkpoint)))
+    strayed = package.to_onnx(load_generator(find(checkpoint)))
     tamper(checkpoint, tail__bias=torch.zeros(48))
     monkeypatch.setattr(package, "to_onnx", lambda _: strayed)
     line = refusal(checkpoint, tmp_path / "out")

@@ -1,0 +1,182 @@
+"""Decoded pictures in one memory-mapped file, so that whoever draws crops never decodes.
+
+Knows pictures and files of pixels; nothing of crops, blur or torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .blur import Picture
+from .errors import ExportError
+from .pictures import is_grey, read_picture
+from .videos import FRAMES_PER_VIDEO, count_frames, find_material, is_video, read_frames, read_material
+
+
+@dataclass(frozen=True)
+class PictureStore:
+    """Decoded pictures in one memory-mapped file: loaders that run beside the training step share it."""
+
+    path: Path
+    pixels: NDArray[np.uint8]
+    sizes: tuple[tuple[int, int], ...]
+    offsets: tuple[int, ...]
+
+    @classmethod
+    def build(
+        cls,
+        paths: Sequence[Path],
+        target: Path,
+        smallest_px: int,
+        *,
+        frames_per_video: int = FRAMES_PER_VIDEO,
+        keep_grey: bool = True,
+    ) -> tuple[PictureStore, list[str]]:
+        """Decode pictures, and frames of videos, into `target`.
+
+        Returns the store and one line for every file passed over. ExportError if none is left.
+        """
+        skipped: list[str] = []
+        with _writing(target) as writer:
+            for path in paths:
+                try:
+                    for picture in read_material(path, frames_per_video):
+                        if fault := _fault(picture, smallest_px, keep_grey=keep_grey):
+                            skipped.append(f"{path}: {fault}")
+                            break
+                        writer.add(picture)
+                except ExportError as error:
+                    skipped.append(str(error))
+            if not writer.sizes:
+                first = f"; {skipped[0]}" if skipped else ""
+                raise ExportError(f"no usable picture among {len(paths)} found{first}")
+        return cls.open(target), skipped
+
+    @classmethod
+    def open(cls, target: Path) -> PictureStore:
+        """Map a store that `build` wrote."""
+        sizes = tuple((int(h), int(w)) for h, w in json.loads(target.with_suffix(".json").read_text(encoding="utf-8")))
+        offsets = tuple(int(end) for end in np.cumsum([0] + [h * w * 3 for h, w in sizes]))
+        return cls(target, np.memmap(target, np.uint8, "r"), sizes, offsets)
+
+    def __reduce__(self) -> tuple[Callable[[Path], PictureStore], tuple[Path]]:
+        # To a loader process go the name and not the pixels.
+        return PictureStore.open, (self.path,)
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def picture(self, index: int) -> Picture:
+        """Picture `index`, RGB uint8 (H, W, 3): a read-only view of the file."""
+        return self.pixels[self.offsets[index] : self.offsets[index + 1]].reshape(*self.sizes[index], 3)
+
+
+def build_matched(
+    blurred: Path,
+    sharp: Path,
+    target: Path,
+    smallest_px: int,
+    *,
+    frames_per_video: int = FRAMES_PER_VIDEO,
+    keep_grey: bool = True,
+) -> tuple[PictureStore, PictureStore, list[str]]:
+    """Decode the files of two folders that have the same name, relative to the folder and without suffix.
+
+    Writes `target` with `.blurred` and with `.sharp` before its suffix, and returns both stores, picture by
+    picture of equal size, and one line for every file passed over. ExportError if no pair is left.
+    """
+    files = [
+        {path.relative_to(root).with_suffix("").as_posix(): path for path in find_material([root])}
+        for root in (blurred, sharp)
+    ]
+    names = sorted(files[0].keys() | files[1].keys())
+    skipped: list[str] = []
+    targets = [target.with_name(f"{target.stem}.{side}{target.suffix}") for side in ("blurred", "sharp")]
+    with ExitStack() as stack:
+        writers = [stack.enter_context(_writing(path)) for path in targets]
+        for name in names:
+            missing = [root for root, found in zip((blurred, sharp), files, strict=True) if name not in found]
+            if missing:
+                present = files[0].get(name) or files[1][name]
+                skipped.append(f"{present}: {missing[0]} has no counterpart named {name!r}")
+                continue
+            try:
+                for pair in _matched(files[0][name], files[1][name], frames_per_video):
+                    if fault := _fault(pair[1], smallest_px, keep_grey=keep_grey):
+                        skipped.append(f"{files[1][name]}: {fault}")
+                        break
+                    for writer, picture in zip(writers, pair, strict=True):
+                        writer.add(picture)
+            except ExportError as error:
+                skipped.append(str(error))
+        if not writers[0].sizes:
+            first = f"; {skipped[0]}" if skipped else ""
+            raise ExportError(f"{blurred} and {sharp}: no usable pair of the same name{first}")
+    return PictureStore.open(targets[0]), PictureStore.open(targets[1]), skipped
+
+
+def _matched(blurred: Path, sharp: Path, frames: int) -> Iterator[tuple[Picture, Picture]]:
+    if is_video(blurred) != is_video(sharp):
+        raise ExportError(f"{blurred} and {sharp}: must be two pictures or two videos")
+    if is_video(blurred):
+        counts = count_frames(blurred), count_frames(sharp)
+        if counts[0] != counts[1]:
+            raise ExportError(f"{blurred}: must have {counts[1]} frames like {sharp}, got {counts[0]}")
+        # Not one may be left out of one side only, so those that repeat stay.
+        pairs: Iterator[tuple[Picture, Picture]] = zip(
+            read_frames(blurred, frames), read_frames(sharp, frames), strict=False
+        )
+    else:
+        pairs = iter([(read_picture(blurred), read_picture(sharp))])
+    for pair in pairs:
+        if pair[0].shape != pair[1].shape:
+            raise ExportError(f"{blurred}: must be {_size(pair[1])} like {sharp}, got {_size(pair[0])}")
+        yield pair
+
+
+def _size(picture: Picture) -> str:
+    return f"{picture.shape[1]}x{picture.shape[0]}"
+
+
+def _fault(picture: Picture, smallest_px: int, *, keep_grey: bool) -> str:
+    """The rule that a picture breaks, or nothing."""
+    if min(picture.shape[:2]) < smallest_px:
+        return f"pictures must be at least {smallest_px} px on each side, got {_size(picture)}"
+    if not keep_grey and is_grey(picture):
+        return "pictures must be in colour, got a grey one"
+    return ""
+
+
+@dataclass
+class _Writer:
+    file: IO[bytes]
+    sizes: list[tuple[int, int]] = field(default_factory=list)
+
+    def add(self, picture: Picture) -> None:
+        self.sizes.append((picture.shape[0], picture.shape[1]))
+        self.file.write(np.ascontiguousarray(picture).data)
+
+
+@contextmanager
+def _writing(target: Path) -> Iterator[_Writer]:
+    """A store that gets its name only when the block ends well."""
+    partial = target.with_name(f".{target.name}.partial")
+    try:
+        with partial.open("wb") as file:
+            writer = _Writer(file)
+            yield writer
+        # Renamed, not written over: another run in this folder may have the old one mapped.
+        partial.replace(target)
+        target.with_suffix(".json").write_text(json.dumps(writer.sizes), encoding="utf-8")
+    except OSError as error:
+        raise ExportError(f"{target}: not writable ({error.strerror})") from error
+    finally:
+        partial.unlink(missing_ok=True)
