@@ -19,7 +19,7 @@ from .data import BlurredPairs, Cropping, MatchedPairs, UnpairedPictures
 from .errors import ExportError
 from .pictures import halves, read_split, split_by_origin
 from .recipes.config import TrainConfig
-from .store import PictureStore, build_matched
+from .store import PictureStore, build_matched, match
 from .videos import find_material
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ class Sources:
 
     data: sharp ones.
     blurred: really blurred ones; then no blur is made. Recipes that learn from pairs match them by name.
-    validation: sharp ones to choose the best checkpoint by; without any, a few of `data` are kept aside.
+    validation: sharp ones to choose the best checkpoint by; without any, a few of the others are kept aside.
     """
 
     data: tuple[Path, ...]
@@ -57,8 +57,9 @@ class Material:
     def __init__(self, run: Path, config: TrainConfig, *, paired: bool) -> None:
         self._config, self._paired = config, paired
         self._cropping = Cropping(config.patch, config.margin_px, config.augment)
-        self._sharp, self._blurred, self._validation = (
-            run / f"{name}.u8" for name in ("pictures.sharp", "pictures.blurred", "validation")
+        self._sharp, self._blurred, self._sharp_aside, self._blurred_aside = (
+            run / f"{name}.u8"
+            for name in ("pictures.sharp", "pictures.blurred", "validation.sharp", "validation.blurred")
         )
 
     def build(self, sources: Sources) -> dict[str, Any]:
@@ -66,32 +67,36 @@ class Material:
 
         Every origin that the development split names is left out. Files that cannot be used are named in the log.
         """
-        for stale in (self._sharp, self._blurred, self._validation):
+        for stale in (self._sharp, self._blurred, self._sharp_aside, self._blurred_aside):
             stale.unlink(missing_ok=True)
+        matched: dict[Path, Path] = {}
         if self._paired and sources.blurred:
             if len(sources.blurred) != 1 or len(sources.data) != 1:
                 raise ExportError("pairs are matched by name between one blurred folder and one sharp one")
-            target = self._sharp.with_name("pictures.u8")
-            _, sharp, skipped = build_matched(sources.blurred[0], sources.data[0], target, self._cropping.extent_px)
+            pairs, skipped = match(sources.blurred[0], sources.data[0])
             _report(skipped)
-            return {"pictures": len(sharp), "origins": [sources.data[0].name]}
-        found, development = split_by_origin(find_material(sources.data), read_split())
+            if not pairs:
+                raise ExportError(f"{sources.blurred[0]} and {sources.data[0]}: no file has a counterpart of its name")
+            matched = {sharp: blurred for blurred, sharp in pairs}
+        found, development = split_by_origin(list(matched) or find_material(sources.data), read_split())
         kept, aside = (found, development) if sources.validation or development else _keep_aside(found)
         if sources.validation:
             aside = find_material(sources.validation)
-        if aside:
-            self._store(aside, self._validation)
-        else:
+        if not aside:
             log.warning("too few pictures to keep any aside for validation: the newest checkpoint counts as the best")
-        count = 0
-        if self._paired:
+        elif matched and not sources.validation:
+            self._store_pairs([(matched[path], path) for path in aside], self._blurred_aside, self._sharp_aside)
+        else:
+            self._store(aside, self._sharp_aside)
+        if matched:
+            count = self._store_pairs([(matched[path], path) for path in kept], self._blurred, self._sharp)
+        elif self._paired:
             count = self._store(kept, self._sharp)
         elif sources.blurred:
             count = self._store(kept, self._sharp)
             self._store(find_material(sources.blurred), self._blurred)
-        else:  # two sets that share no scene
-            for part, target in zip(halves(kept), (self._sharp, self._blurred), strict=True):
-                count += self._store(part, target)
+        else:
+            count = self._store_halves(kept)
         log.info("%d pictures to train on, %d files for validation", count, len(aside))
         if count < ADVISED_PICTURES:
             log.warning(
@@ -113,16 +118,32 @@ class Material:
 
     def validation(self) -> Pairs | None:
         """Pairs to choose the best checkpoint by; the same for every step. None where no picture was kept aside."""
-        if not self._validation.exists():
+        if not self._sharp_aside.exists():
             return None
         cropping = Cropping(self._config.patch, self._config.margin_px, "mirror")
-        store = PictureStore.open(self._validation)
-        return BlurredPairs(store, self._config.blur, cropping, VALIDATION_CROPS, _VALIDATION_SEED)
+        sharp = PictureStore.open(self._sharp_aside)
+        if self._blurred_aside.exists():
+            blurred = PictureStore.open(self._blurred_aside)
+            return MatchedPairs(blurred, sharp, cropping, VALIDATION_CROPS, _VALIDATION_SEED)
+        return BlurredPairs(sharp, self._config.blur, cropping, VALIDATION_CROPS, _VALIDATION_SEED)
 
     def _store(self, paths: Sequence[Path], target: Path) -> int:
         store, skipped = PictureStore.build(paths, target, self._cropping.extent_px, keep_grey=self._config.keep_grey)
         _report(skipped)
         return len(store)
+
+    def _store_pairs(self, pairs: Sequence[tuple[Path, Path]], blurred: Path, sharp: Path) -> int:
+        targets, keep_grey = (blurred, sharp), self._config.keep_grey
+        store, _, skipped = build_matched(pairs, targets, self._cropping.extent_px, keep_grey=keep_grey)
+        _report(skipped)
+        return len(store)
+
+    def _store_halves(self, paths: Sequence[Path]) -> int:
+        """Two sets that share no scene: of one only the blurred side is seen, of the other only the sharp one."""
+        parts = halves(paths)
+        if not all(parts):
+            raise ExportError(f"too few pictures to make two sets of, got {len(paths)}; or name blurred ones")
+        return sum(self._store(part, target) for part, target in zip(parts, (self._sharp, self._blurred), strict=True))
 
 
 def _report(skipped: Sequence[str]) -> None:

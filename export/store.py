@@ -79,39 +79,45 @@ class PictureStore:
         return self.pixels[self.offsets[index] : self.offsets[index + 1]].reshape(*self.sizes[index], 3)
 
 
-def build_matched(
-    blurred: Path,
-    sharp: Path,
-    target: Path,
-    smallest_px: int,
-    *,
-    frames_per_video: int = FRAMES_PER_VIDEO,
-    keep_grey: bool = True,
-) -> tuple[PictureStore, PictureStore, list[str]]:
-    """Decode the files of two folders that have the same name, relative to the folder and without suffix.
+def match(blurred: Path, sharp: Path) -> tuple[list[tuple[Path, Path]], list[str]]:
+    """Pairs (blurred, sharp) of files with the same name, relative to their folder and without suffix.
 
-    Writes `target` with `.blurred` and with `.sharp` before its suffix, and returns both stores, picture by
-    picture of equal size, and one line for every file passed over. ExportError if no pair is left.
+    And one line for every file without a counterpart.
     """
     files = [
         {path.relative_to(root).with_suffix("").as_posix(): path for path in find_material([root])}
         for root in (blurred, sharp)
     ]
-    names = sorted(files[0].keys() | files[1].keys())
+    pairs, skipped = [], []
+    for name in sorted(files[0].keys() | files[1].keys()):
+        if name in files[0] and name in files[1]:
+            pairs.append((files[0][name], files[1][name]))
+        else:
+            present, lacking = (files[0][name], sharp) if name in files[0] else (files[1][name], blurred)
+            skipped.append(f"{present}: {lacking} has no counterpart named {name!r}")
+    return pairs, skipped
+
+
+def build_matched(
+    pairs: Sequence[tuple[Path, Path]],
+    targets: tuple[Path, Path],
+    smallest_px: int,
+    *,
+    frames_per_video: int = FRAMES_PER_VIDEO,
+    keep_grey: bool = True,
+) -> tuple[PictureStore, PictureStore, list[str]]:
+    """Decode `pairs` of files, (blurred, sharp), into two `targets`, picture by picture of equal size.
+
+    Returns both stores and one line for every pair passed over. ExportError if no pair is left.
+    """
     skipped: list[str] = []
-    targets = [target.with_name(f"{target.stem}.{side}{target.suffix}") for side in ("blurred", "sharp")]
     with ExitStack() as stack:
         writers = [stack.enter_context(_writing(path)) for path in targets]
-        for name in names:
-            missing = [root for root, found in zip((blurred, sharp), files, strict=True) if name not in found]
-            if missing:
-                present = files[0].get(name) or files[1][name]
-                skipped.append(f"{present}: {missing[0]} has no counterpart named {name!r}")
-                continue
+        for blurred, sharp in pairs:
             try:
-                for pair in _matched(files[0][name], files[1][name], frames_per_video):
+                for pair in _matched(blurred, sharp, frames_per_video):
                     if fault := _fault(pair[1], smallest_px, keep_grey=keep_grey):
-                        skipped.append(f"{files[1][name]}: {fault}")
+                        skipped.append(f"{sharp}: {fault}")
                         break
                     for writer, picture in zip(writers, pair, strict=True):
                         writer.add(picture)
@@ -119,7 +125,7 @@ def build_matched(
                 skipped.append(str(error))
         if not writers[0].sizes:
             first = f"; {skipped[0]}" if skipped else ""
-            raise ExportError(f"{blurred} and {sharp}: no usable pair of the same name{first}")
+            raise ExportError(f"no usable pair among {len(pairs)} of the same name{first}")
     return PictureStore.open(targets[0]), PictureStore.open(targets[1]), skipped
 
 

@@ -8,11 +8,13 @@ import subprocess
 import sys
 import threading
 import tomllib
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import typer
+from pydantic import BaseModel
 from streams import numbered
 
 from daemon import wire
@@ -76,8 +78,11 @@ def test_every_command_line_of_a_page_is_one_that_deblurd_takes(page: str, line:
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_every_command_and_option_that_a_page_mentions_is_there(page: Path) -> None:
-    for command, rest in re.findall(r"`deblurd ([a-z]+)([^`]*)`", page.read_text(encoding="utf-8")):
-        there = {option for parameter in COMMANDS[command].params for option in parameter.opts}
+    for name, rest in re.findall(r"`deblurd ([a-z]+)([^`]*)`", page.read_text(encoding="utf-8")):
+        command = COMMANDS[name]
+        for word in rest.split():  # the command of a group
+            command = getattr(command, "commands", {}).get(word, command)
+        there = {option for parameter in command.params for option in parameter.opts}
         assert set(re.findall(r"--[a-z-]+", rest)) <= there
 
 
@@ -117,6 +122,35 @@ def test_the_wire_pages_bytes_are_a_message() -> None:
 def test_the_training_page_describes_every_field_of_a_manifest() -> None:
     described = fields(TRAINING, "The manifest")
     assert set(Manifest.model_fields) <= described
+
+
+def test_every_setting_of_training_that_a_page_mentions_is_there() -> None:
+    pytest.importorskip("torch")
+    from export.recipes import RECIPES
+
+    page = TRAINING.read_text(encoding="utf-8")
+    keys = set(re.findall(r"--set ([a-z][\w.]*)=|`(blur\.\w+)`", page))
+    known = {name for recipe in RECIPES.values() for name in _keys(recipe.settings())}
+    assert keys
+    assert {first or second for first, second in keys} <= known
+
+
+def _keys(settings: BaseModel, prefix: str = "") -> Iterator[str]:
+    for name in type(settings).model_fields:
+        yield prefix + name
+        value = getattr(settings, name)
+        if isinstance(value, BaseModel):
+            yield from _keys(value, f"{prefix}{name}.")
+
+
+def test_the_training_page_describes_every_recipe_and_blur() -> None:
+    pytest.importorskip("torch")
+    from export.degradation import BLURS
+    from export.recipes import RECIPES
+
+    page = TRAINING.read_text(encoding="utf-8")
+    assert set(RECIPES) <= set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
+    assert {*BLURS, "mixed"} - {"sharp"} <= set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
 
 
 def test_the_wire_pages_example_receives_frames_without_deblurd(tmp_path: Path) -> None:

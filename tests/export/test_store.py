@@ -13,7 +13,7 @@ import scenes
 
 from export.errors import ExportError
 from export.leaves import dead_leaves
-from export.store import PictureStore, build_matched
+from export.store import PictureStore, build_matched, match
 
 # Pictures.
 
@@ -93,8 +93,16 @@ def write_pairs(tmp_path: Path, *names: str) -> tuple[Path, Path]:
     return blurred, sharp
 
 
+def build_pairs(blurred: Path, sharp: Path, **options: int) -> tuple[PictureStore, PictureStore, list[str]]:
+    """The stores of two folders, and a line for every file passed over."""
+    pairs, alone = match(blurred, sharp)
+    targets = (blurred.with_suffix(".u8"), sharp.with_suffix(".u8"))
+    *stores, skipped = build_matched(pairs, targets, 32, **options)
+    return stores[0], stores[1], [*alone, *skipped]
+
+
 def test_files_of_the_same_name_are_pairs_at_any_depth(tmp_path: Path) -> None:
-    blurred, sharp, skipped = build_matched(*write_pairs(tmp_path, "a", "deep/b"), tmp_path / "pairs.u8", 32)
+    blurred, sharp, skipped = build_pairs(*write_pairs(tmp_path, "a", "deep/b"))
     assert (len(blurred), len(sharp), skipped) == (2, 2, [])
     assert blurred.pixels.min() == 255
     assert sharp.pixels.max() == 0
@@ -105,7 +113,7 @@ def test_a_file_without_counterpart_or_of_another_size_is_passed_over_by_name(tm
     (sharp / "a.bmp").unlink()
     (blurred / "b.png").unlink()
     cv2.imwrite(str(sharp / "c.bmp"), np.zeros((100, 119, 3), np.uint8))
-    store, _, skipped = build_matched(blurred, sharp, tmp_path / "pairs.u8", 32)
+    store, _, skipped = build_pairs(blurred, sharp)
     assert len(store) == 1
     assert skipped == [
         f"{blurred / 'a.png'}: {sharp} has no counterpart named 'a'",
@@ -117,8 +125,8 @@ def test_a_file_without_counterpart_or_of_another_size_is_passed_over_by_name(tm
 def test_folders_without_any_pair_are_refused_in_one_line(tmp_path: Path) -> None:
     blurred, sharp = write_pairs(tmp_path, "a")
     (sharp / "a.bmp").rename(sharp / "z.bmp")
-    with pytest.raises(ExportError, match="no usable pair of the same name"):
-        build_matched(blurred, sharp, tmp_path / "pairs.u8", 32)
+    with pytest.raises(ExportError, match="no usable pair among 0 of the same name"):
+        build_pairs(blurred, sharp)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["blurred", "sharp"]
 
 
@@ -127,9 +135,7 @@ def test_videos_are_matched_frame_by_frame(tmp_path: Path) -> None:
         (tmp_path / root).mkdir()
         clips.write_video(tmp_path / root / "a.mp4", count=20)
         clips.write_video(tmp_path / root / "b.mp4", count=20 if root == "sharp" else 19)
-    blurred, sharp, skipped = build_matched(
-        tmp_path / "blurred", tmp_path / "sharp", tmp_path / "pairs.u8", 48, frames_per_video=5
-    )
+    blurred, sharp, skipped = build_pairs(tmp_path / "blurred", tmp_path / "sharp", frames_per_video=5)
     assert (len(blurred), len(sharp)) == (5, 5)
     assert np.array_equal(blurred.pixels, sharp.pixels)
     assert [line.split(": ")[1].split(" like")[0] for line in skipped] == ["must have 20 frames"]

@@ -298,6 +298,24 @@ def test_really_blurred_pictures_are_learnt_from_by_name(data: Path, tmp_path: P
         assert FrameNet(network)(grey).float().mean() > 61
 
 
+def test_some_pairs_are_kept_aside_and_measured_as_they_are(tmp_path: Path) -> None:
+    """The blurred side is darker by 100 levels, which an untrained `restore` leaves: 20 log10(255 / 100) = 8.1 dB."""
+    for name, level in (("blurred", 60), ("sharp", 160)):
+        (tmp_path / name).mkdir()
+        for i in range(50):
+            cv2.imwrite(str(tmp_path / name / f"{i}.png"), np.full((96, 96, 3), level, np.uint8))
+    run(short(1), tmp_path / "sharp", tmp_path / "run", blurred=(tmp_path / "blurred",))
+    best = checkpoint.find(tmp_path / "run" / "best").info
+    assert best["data"]["held_out"] == 1
+    assert best["validation"]["psnr_db"] == pytest.approx(20 * np.log10(255 / 100), abs=0.3)
+
+
+def test_folders_that_share_no_name_are_refused(data: Path, tmp_path: Path) -> None:
+    scenes.write_scenes(tmp_path / "blurred", 1, first_seed=90)
+    with pytest.raises(ExportError, match="no file has a counterpart of its name"):
+        run(short(1), data, tmp_path / "run", blurred=(tmp_path / "blurred",))
+
+
 def command(data: Path, out: Path, *more: str) -> list[str]:
     """`deblurd train` of tiny networks, as arguments of Python: two that learn in turn, and nothing random."""
     options = ["--recipe", "pix2pix", "--batch", "4", "--patch", "48", "--device", "cpu", "--workers", "0", "--quiet"]
