@@ -6,6 +6,7 @@ Knows how results are shown; the work is `export.train` and `export.package`.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 import tomllib
@@ -51,7 +52,10 @@ def train(
     stop: threading.Event,
 ) -> None:
     """Train with the defaults changed by `values` and by `KEY=VALUE` assignments, showing the losses."""
-    config = configure(_merge([*assignments], values))
+    config = configure(_merge(assignments, values))
+    if os.environ.get("RANK", "0") != "0":  # torchrun's number of this process: only the first speaks
+        quiet = True
+        logging.getLogger().setLevel(logging.ERROR)
     columns = (
         TextColumn("{task.fields[losses]}"),
         BarColumn(),

@@ -47,7 +47,6 @@ class Learner:
             self._prepared: dict[str, nn.Module] = {
                 name: accelerator.prepare_model(network) for name, network in networks.items()
             }
-        self._steppers = [accelerator.prepare_optimizer(optimizer) for optimizer, _ in self._optimizers.values()]
 
     def __getitem__(self, name: str) -> nn.Module:
         """A network as it must be called in training."""
@@ -58,25 +57,36 @@ class Learner:
         for network in self.raw.values():
             network.zero_grad(set_to_none=True)
         self._accelerator.backward(loss)
+        # Of fp16 only. Not by accelerate's optimizers: where there are two, they would undo the scale of one twice.
+        scaler = self._accelerator.scaler
+        if scaler is not None:
+            for optimizer, _ in self._optimizers.values():
+                scaler.unscale_(optimizer)
         if self._clip_norm:
-            parameters = [parameter for network in self.raw.values() for parameter in network.parameters()]
-            self._accelerator.clip_grad_norm_(parameters, self._clip_norm)
-        for (name, (optimizer, _)), stepper in zip(self._optimizers.items(), self._steppers, strict=True):
+            nn.utils.clip_grad_norm_(self._parameters(), self._clip_norm)
+        for name, (optimizer, _) in self._optimizers.items():
             for group in optimizer.param_groups:
                 group["lr"] = self._rates[name] * rate
-            stepper.step()
+            if scaler is None:
+                optimizer.step()
+            else:
+                scaler.step(optimizer)
+        if scaler is not None:
+            scaler.update()
 
     @contextmanager
     def frozen(self) -> Iterator[Mapping[str, nn.Module]]:
         """The networks, for gradients to pass through while they themselves stay as they are."""
-        parameters = [parameter for network in self.raw.values() for parameter in network.parameters()]
-        for parameter in parameters:
+        for parameter in self._parameters():
             parameter.requires_grad_(False)
         try:
             yield self.raw
         finally:
-            for parameter in parameters:
+            for parameter in self._parameters():
                 parameter.requires_grad_(True)
+
+    def _parameters(self) -> list[nn.Parameter]:
+        return [parameter for network in self.raw.values() for parameter in network.parameters()]
 
     def state(self) -> dict[str, Tensor]:
         """All tensors of the networks and of the optimizers, by name."""

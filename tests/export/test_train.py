@@ -318,15 +318,19 @@ def test_folders_that_share_no_name_are_refused(data: Path, tmp_path: Path) -> N
 
 def command(data: Path, out: Path, *more: str) -> list[str]:
     """`deblurd train` of tiny networks, as arguments of Python: two that learn in turn, and nothing random."""
-    options = ["--recipe", "pix2pix", "--batch", "4", "--patch", "48", "--device", "cpu", "--workers", "0", "--quiet"]
+    options = ["--recipe", "pix2pix", "--batch", "4", "--patch", "48", "--device", "cpu", "--workers", "0"]
     network = ["network.width=8", "network.downs=4", "network.norm=instance", "network.dropout=0"]
     settings = ["precision=f32", *network, "discriminator.width=8", "discriminator.norm=instance"]
     changes = [word for setting in settings for word in ("--set", setting)]
     return ["-m", "daemon", "train", "--data", str(data), "--out", str(out), *options, *changes, *more]
 
 
-def alone(arguments: list[str]) -> None:
-    subprocess.run([sys.executable, *arguments], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+def alone(arguments: list[str]) -> str:
+    """Run Python with `arguments` to its end; returns what it said."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, *arguments], env=environment, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
 
 
 def test_two_processes_learn_what_one_does(data: Path, tmp_path: Path) -> None:
@@ -336,7 +340,8 @@ def test_two_processes_learn_what_one_does(data: Path, tmp_path: Path) -> None:
     """
     alone(command(data, tmp_path / "one", "--steps", "4"))
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
-    alone([*launcher, *command(data, tmp_path / "two", "--steps", "4")])
+    said = alone([*launcher, *command(data, tmp_path / "two", "--steps", "4")])
+    assert said.count("too few pictures to keep any aside") == said.count("trained: ") == 1
     assert checkpoint.find(tmp_path / "two").info["step"] == 4
     for name, tensor in weights(tmp_path / "one").items():
         torch.testing.assert_close(weights(tmp_path / "two")[name], tensor, rtol=0, atol=1e-5)
@@ -365,3 +370,12 @@ def test_a_batch_that_processes_cannot_share_is_refused(data: Path, tmp_path: Pa
     )
     assert done.returncode != 0
     assert "'batch' must be a multiple of the number of processes 2, got 3" in done.stderr
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("precision", ["f32", "bf16", "fp16"])
+def test_a_gpu_learns_in_every_precision(precision: str, data: Path, tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"precision": precision})
+    losses = [p.losses["loss"] for p in train(config, Sources((data,)), tmp_path, device="cuda", workers=0)]
+    assert np.mean(losses[-10:]) < 0.9 * np.mean(losses[:10])
