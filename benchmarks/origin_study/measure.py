@@ -23,7 +23,6 @@ from .sets import TEST_SETS, pictures_of
 
 GAUSSIAN, RESIZE = "gaussian 3", "resize 4"
 OWN = "own training pictures"
-OWN_PICTURES = 160
 VIEWS: dict[str, tuple[str, ...]] = {"colour": (), "grey": ("grey",)}
 
 Results = dict[str, dict[str, Any]]
@@ -37,7 +36,7 @@ def measure(run: Run, model: Path, data: Path, before: dict[str, Any] | None) ->
         return before
     print(f"{run.name}: measuring", flush=True)
     manifest = json.loads(model.read_text(encoding="utf-8"))
-    own = pictures_of(data, run.data)[:OWN_PICTURES]
+    own = pictures_of(data, f"{run.data}-seen")
     with open_engine("auto", str(model)) as engine:
         figures = {
             name: {view: _figures(engine, pictures_of(data, name), steps) for view, steps in VIEWS.items()}

@@ -18,7 +18,7 @@ VALIDATIONS = 10
 
 AS_IMG2IMG = (
     *("blur.gaussian_sigma_px=3", "blur.linear_light=0", "blur.noise=0", "blur.jpeg=0"),
-    *("margin_px=0", "augment=mirror", "keep_grey=false"),
+    *("margin_px=0", "augment=zoom", "keep_grey=false"),
 )
 GAUSSIAN = ("blur.kind=gaussian", *AS_IMG2IMG)
 BOTH = ("blur.kind=mixed", "blur.weights={gaussian=1, resize=1}", "blur.resize_factor=[4,4]", *AS_IMG2IMG)
@@ -54,19 +54,19 @@ class Run:
 
 
 RUNS = (
-    Run("img2img-male", "img2img", "male", 1000, 64, GAUSSIAN),
+    Run("img2img-male", "img2img", "male", 2000, 64, GAUSSIAN),
     Run("restore-male", "restore", "male", 6000, 16, GAUSSIAN),
-    Run("img2img-male-both", "img2img", "male", 1000, 64, BOTH),
-    Run("img2img-200", "img2img", "faces-200", 1000, 64, GAUSSIAN),
-    Run("img2img-800", "img2img", "faces-800", 1000, 64, GAUSSIAN),
-    Run("img2img-all", "img2img", "faces", 1000, 64, GAUSSIAN),
     Run("pix2pix-all", "pix2pix", "faces", 3000, 8, (*UNET, "discriminator.width=32")),
+    Run("img2img-200", "img2img", "faces-200", 500, 64, GAUSSIAN),
+    Run("img2img-800", "img2img", "faces-800", 500, 64, GAUSSIAN),
+    Run("img2img-all", "img2img", "faces", 500, 64, GAUSSIAN),
     Run("pix2pix-200", "pix2pix", "faces-200", 3000, 8, (*UNET, "discriminator.width=32")),
+    Run("img2img-male-both", "img2img", "male", 1000, 64, BOTH),
     Run("cyclegan-all", "cyclegan", "faces", 900, 2, RESNET),
     Run("cyclegan-200", "cyclegan", "faces-200", 900, 2, RESNET),
     Run("dualgan-all", "dualgan", "faces", 2000, 4, (*UNET, "critic.width=32")),
 )
-"""All that are called img2img have the same number of steps, so that they can be compared."""
+"""Those that differ in the number of pictures alone have the same number of steps."""
 
 
 def train(run: Run, study: Path, scale: float, threads: int | None) -> None:
