@@ -34,7 +34,7 @@ from torch.utils.data import DataLoader
 from export.material import Material, Pairs, Sources
 from export.recipes import RECIPES, configure
 from export.recipes.config import TrainConfig
-from export.train import Trainer, _accelerator, _loader
+from export.train import Trainer, accelerator_for, loader_for
 
 TARGET = 0.95
 WARM_UP = 3
@@ -96,7 +96,7 @@ class Bench:
         return _step_s(trainer, islice(batches, steps))
 
     def _loader(self, step: int) -> DataLoader[tuple[Tensor, Tensor]]:
-        return _loader(self.pairs, self.config, self.accelerator, step, self.workers)
+        return loader_for(self.pairs, self.config, self.accelerator, step, self.workers)
 
 
 def _step_s(trainer: Trainer, batches: Batches) -> float:
@@ -109,7 +109,7 @@ def _step_s(trainer: Trainer, batches: Batches) -> float:
 def benches(recipes: list[str], pictures: list[Path], device: str, workers: int) -> Iterator[Bench]:
     """One recipe after the other, its pictures decoded as `deblurd train` does."""
     for recipe in recipes:
-        accelerator = _accelerator(configure({"recipe": recipe}), device)
+        accelerator = accelerator_for(configure({"recipe": recipe}), device)
         narrow = NARROW.get(recipe, {}) if accelerator.device.type == "cpu" else {}
         config = configure({"recipe": recipe, **narrow})
         with tempfile.TemporaryDirectory(prefix="deblurd-") as folder:

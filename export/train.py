@@ -158,7 +158,7 @@ def train(
     Saves and ends early when `stop` is set. Under `torchrun` all processes share each batch. The best checkpoint
     by validation is kept beside the newest. Raises ExportError for settings or data that cannot serve.
     """
-    accelerator = _accelerator(config, device)
+    accelerator = accelerator_for(config, device)
     if config.batch % accelerator.num_processes:
         raise ExportError(
             f"'batch' must be a multiple of the number of processes {accelerator.num_processes}, got {config.batch}"
@@ -188,7 +188,7 @@ def train(
 
     saved_at = time.monotonic()
     with Journal(run, trainer.step, enabled=accelerator.is_main_process) as journal:
-        for blurred, sharp in _loader(pairs, config, accelerator, trainer.step, workers):
+        for blurred, sharp in loader_for(pairs, config, accelerator, trainer.step, workers):
             if _agreed(accelerator, stop is not None and stop.is_set()):
                 if trainer.step:
                     save()
@@ -215,7 +215,7 @@ def train(
             yield Progress(trainer.step, losses, validation_db)
 
 
-def _loader(
+def loader_for(
     pairs: Pairs, config: TrainConfig, accelerator: Accelerator, step: int, workers: int
 ) -> DataLoader[tuple[Tensor, Tensor]]:
     """The batches from `step` on, of each this process's share: item numbers depend on nothing else."""
@@ -245,7 +245,8 @@ def _agreed(accelerator: Accelerator, wish: bool) -> bool:
     return bool(accelerator.reduce(torch.tensor(float(wish), device=accelerator.device)) > 0)
 
 
-def _accelerator(config: TrainConfig, device: str) -> Accelerator:
+def accelerator_for(config: TrainConfig, device: str) -> Accelerator:
+    """What runs `config` on `device`: auto, cpu or cuda. ExportError where that cannot be."""
     if device not in ("auto", "cpu", "cuda"):
         raise ExportError(f"device must be auto, cpu or cuda, got {device!r}")
     if device == "cuda" and not torch.cuda.is_available():
