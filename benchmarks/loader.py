@@ -1,6 +1,6 @@
 """Whether making the data ever holds up the training step.
 
-    python benchmarks/loader.py PICTURES [--recipes restore img2img] [--steps 30] [--rounds 5] [--workers 1]
+    python benchmarks/loader.py PICTURES [--recipes restore img2img] [--steps 30] [--rounds 5] [--workers N]
 
 For each recipe, by turns, the same number of steps on one ready batch again and again, and on what the loader of
 `deblurd train` makes of PICTURES; medians over the rounds. The target is 95% of the speed on ready data.
@@ -34,7 +34,8 @@ from torch.utils.data import DataLoader
 from export.material import Material, Pairs, Sources
 from export.recipes import RECIPES, configure
 from export.recipes.config import TrainConfig
-from export.train import Trainer, accelerator_for, loader_for
+from export.train import loader_for
+from export.trainer import Trainer, accelerator_for
 
 TARGET = 0.95
 WARM_UP = 3
@@ -64,7 +65,7 @@ class Bench:
     config: TrainConfig
     accelerator: Accelerator
     pairs: Pairs
-    workers: int
+    workers: int | None
 
     def measure(self, steps: int, rounds: int) -> Figures:
         trainer = Trainer(self.config, self.accelerator)
@@ -106,7 +107,7 @@ def _step_s(trainer: Trainer, batches: Batches) -> float:
     return (time.perf_counter() - began) / (trainer.step - first)
 
 
-def benches(recipes: list[str], pictures: list[Path], device: str, workers: int) -> Iterator[Bench]:
+def benches(recipes: list[str], pictures: list[Path], device: str, workers: int | None) -> Iterator[Bench]:
     """One recipe after the other, its pictures decoded as `deblurd train` does."""
     for recipe in recipes:
         accelerator = accelerator_for(configure({"recipe": recipe}), device)
@@ -124,14 +125,15 @@ def main() -> None:
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--workers", type=int, default=1, help="as of 'deblurd train'")
+    parser.add_argument("--workers", type=int, help="as of 'deblurd train'")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)  # of pictures that are passed over, or too few to learn from
+    workers = "as training takes" if arguments.workers is None else arguments.workers
     table = Table(
         *("recipe", "batch", "patch", "loader alone\nitems/s", "step takes\nitems/s"),
         *("ready data\nms/step", "loaded data\nms/step", f"speed\n(target {TARGET:.0%})"),
-        title=f"loader processes: {arguments.workers}; {arguments.rounds} rounds of {arguments.steps} steps",
+        title=f"loader processes: {workers}; {arguments.rounds} rounds of {arguments.steps} steps",
         title_justify="left",
     )
     for column in table.columns[1:]:

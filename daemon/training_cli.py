@@ -57,7 +57,9 @@ def prepare(
 def train(
     data: Annotated[list[Path], typer.Option(help="Folders of sharp pictures and videos; may be given again.")],
     out: Annotated[Path, typer.Option(help="The run's folder; a run that is there already goes on.")],
-    recipe: Annotated[str, typer.Option(help="restore, img2img, pix2pix, cyclegan or dualgan.")] = "restore",
+    recipe: Annotated[
+        str | None, typer.Option(help="restore (unless given), img2img, pix2pix, cyclegan or dualgan.")
+    ] = None,
     blurred: Annotated[
         list[Path] | None,
         typer.Option(help="Folders of really blurred ones, instead of blur made on the fly."),
@@ -76,7 +78,9 @@ def train(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any other setting, e.g. blur.noise=0.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    workers: Annotated[int, typer.Option(min=0, help="Processes that make the pairs.")] = 1,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Processes that make the pairs; on a GPU as many as there are cores.")
+    ] = None,
     save_every: Annotated[float, typer.Option(min=0, help="Seconds between checkpoints.")] = 120.0,
     verbose: Verbose = False,
     quiet: Quiet = False,

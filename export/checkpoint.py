@@ -55,10 +55,12 @@ def _load(path: Path) -> dict[str, Tensor]:
 def save(run: Path, info: dict[str, Any], weights: dict[str, Tensor], training: dict[str, Tensor]) -> Path:
     """Write `run/checkpoint-<step>` and remove the older ones; ExportError when the disk refuses."""
     final = run / f"checkpoint-{info['step']:07d}"
+    for name, tensor in (weights | training).items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ExportError(f"{final}: tensors must be finite, {name} is not; the checkpoint before it stands")
     _write(final, info, {"weights": weights, "training": training})
-    for older in run.glob("checkpoint-*"):
-        if older.name < final.name:
-            shutil.rmtree(older, ignore_errors=True)
+    for older in _checkpoints(run)[:-1]:
+        shutil.rmtree(older, ignore_errors=True)
     return final
 
 
@@ -87,9 +89,46 @@ def _write(final: Path, info: dict[str, Any], files: dict[str, dict[str, Tensor]
     shutil.rmtree(old, ignore_errors=True)
 
 
-def best_validation(run: Path) -> float | None:
-    """The PSNR in dB of the best checkpoint of `run`; None if there is none."""
-    return float(find(run / BEST).info["validation"]["psnr_db"]) if (run / BEST).is_dir() else None
+def tidy(run: Path) -> None:
+    """Clear away what a kill in the middle of writing left in `run`; a checkpoint being replaced comes back."""
+    for old in run.glob(".*.old"):
+        final = old.with_name(old.name.removeprefix(".").removesuffix(".old"))
+        if final.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            old.replace(final)
+    for partial in run.glob(".*.partial"):
+        if partial.is_dir():
+            shutil.rmtree(partial, ignore_errors=True)
+        else:
+            partial.unlink(missing_ok=True)
+
+
+def find_validated(run: Path) -> Checkpoint | None:
+    """The best checkpoint of `run`, with its `validation`; None if there is none."""
+    if not (run / BEST).is_dir():
+        return None
+    best = find(run / BEST)
+    validation = best.info.get("validation")
+    if not isinstance(validation, dict) or not isinstance(validation.get("psnr_db"), float):
+        raise ExportError(f"{best.folder / 'checkpoint.json'}: 'validation' must hold a number 'psnr_db'")
+    return best
+
+
+def remove_best(run: Path) -> None:
+    """Forget which checkpoint of `run` did best."""
+    shutil.rmtree(run / BEST, ignore_errors=True)
+
+
+def holds_one(run: Path) -> bool:
+    """Whether `run` has a checkpoint to go on from."""
+    return bool(_checkpoints(run))
+
+
+def _checkpoints(run: Path) -> list[Path]:
+    """The checkpoint folders of `run`, by step."""
+    numbered = [path for path in run.glob("checkpoint-*") if path.name.partition("-")[2].isdigit()]
+    return sorted(numbered, key=lambda path: int(path.name.partition("-")[2]))
 
 
 def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -104,10 +143,10 @@ def find_best(path: Path) -> Checkpoint:
 
 def find(path: Path) -> Checkpoint:
     """The checkpoint at `path`, or the newest one of the run at `path`."""
-    folders = [path] if (path / "checkpoint.json").is_file() else sorted(path.glob("checkpoint-*/checkpoint.json"))
+    folders = [path] if (path / "checkpoint.json").is_file() else _checkpoints(path)
     if not folders:
         raise ExportError(f"{path}: neither a checkpoint nor a run with one (checkpoint.json not found)")
-    folder = folders[-1] if folders[-1].is_dir() else folders[-1].parent
+    folder = folders[-1]
     try:
         info = json.loads((folder / "checkpoint.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -118,4 +157,9 @@ def find(path: Path) -> Checkpoint:
     missing = sorted({"recipe", "config", "step", "data"} - set(info))
     if missing:
         raise ExportError(f"{folder / 'checkpoint.json'}: {missing[0]!r} is missing")
+    for key in ("config", "data"):
+        if not isinstance(info[key], dict):
+            raise ExportError(f"{folder / 'checkpoint.json'}: {key!r} must be a table, got {info[key]!r}")
+    if not isinstance(info["step"], int) or info["step"] < 0:
+        raise ExportError(f"{folder / 'checkpoint.json'}: 'step' must be a whole number from 0, got {info['step']!r}")
     return Checkpoint(folder, info)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import threading
 import time
 import tomllib
@@ -46,7 +47,7 @@ def train(
     out: Path,
     *,
     device: str,
-    workers: int,
+    workers: int | None,
     save_every_s: float,
     quiet: bool,
     stop: threading.Event,
@@ -82,7 +83,9 @@ def train(
                 log.info("step %d of %d: %s", step.step, config.steps, line)
                 shown_at = time.monotonic()
     if not quiet and not stop.is_set():
-        console.print(f"trained: 'deblurd export {out} -o models --name NAME' makes a model of it", highlight=False)
+        run = escape(shlex.quote(str(out)))
+        done = f"trained: 'deblurd export {run} -o models --name NAME' makes a model of it"
+        console.print(done, highlight=False, soft_wrap=True)
 
 
 def _merge(assignments: Sequence[str], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,6 +111,8 @@ def _put(tree: dict[str, Any], key: str, value: Any) -> None:
         tree = tree.setdefault(parent, {})
         if not isinstance(tree, dict):
             raise ExportError(f"{key!r} must be a group of settings or a value, got both")
+    if last in tree:
+        raise ExportError(f"{key!r} must be given once, got {tree[last]!r} and {value!r}")
     tree[last] = value
 
 

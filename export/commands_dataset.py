@@ -18,7 +18,7 @@ from rich.table import Table
 
 from .dataset import DatasetConfig, Report
 from .dataset import prepare as prepare_dataset
-from .errors import ExportError
+from .errors import ExportError, broken_rule
 
 log = logging.getLogger(__name__)
 
@@ -29,13 +29,18 @@ def prepare(values: dict[str, Any], folders: list[Path], out: Path, *, quiet: bo
     A `split` may be a text such as `0.8,0.1,0.1`.
     """
     config = _config(values)
-    with Progress(
+    bar = Progress(
         BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=Console(stderr=True), disable=quiet
-    ) as bar:
-        task = bar.add_task("files", total=None)
-        report = prepare_dataset(
-            folders, out, config, progress=lambda done, all_: bar.update(task, completed=done, total=all_)
-        )
+    )
+    task = bar.add_task("files", total=None)
+    with contextlib.ExitStack() as shown:
+
+        def show(done: int, files: int) -> None:
+            if not done:  # only now: a refusal leaves no empty bar
+                shown.enter_context(bar)
+            bar.update(task, completed=done, total=files)
+
+        report = prepare_dataset(folders, out, config, progress=show)
     for drop in report.dropped:
         if drop.reason == "corrupt":
             log.warning("left out %s: %s", drop.source, drop.detail)
@@ -67,9 +72,8 @@ def _config(values: dict[str, Any]) -> DatasetConfig:
     try:
         return DatasetConfig.model_validate(given)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = str(first["loc"][0]) if first["loc"] else ""
-        rule = first["msg"].removeprefix("Value error, ").replace("Input should be ", "must be ")
-        if name == "split":
+        fault = error.errors()[0]
+        if fault["loc"][:1] == ("split",):
             rule = "must be three shares such as 0.8,0.1,0.1"
-        raise ExportError(f"'{name}' {rule}, got {values.get(name)!r}" if name else rule) from error
+            raise ExportError(f"'split' {rule}, got {values['split']!r}") from error
+        raise ExportError(broken_rule(fault)) from error

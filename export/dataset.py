@@ -59,7 +59,8 @@ class DatasetConfig(BaseModel):
         if self.split is not None:
             if self.val or self.test:
                 raise ValueError("a split goes either by shares ('split') or by folders ('val', 'test'), got both")
-            if min(self.split) < 0 or self.split[0] == 0 or abs(sum(self.split) - 1) > 1e-6:
+            # Every comparison with nan is false, so what must hold is asked for.
+            if not (min(self.split) >= 0 and self.split[0] > 0 and abs(sum(self.split) - 1) <= 1e-6):
                 raise ValueError(
                     "'split' must be the shares of train, val and test, which sum to 1, train above 0,"
                     f" got {','.join(map(str, self.split))}"

@@ -33,9 +33,15 @@ Blur = Literal["gaussian", "random_gaussian", "resize", "motion", "defocus", "sh
 BLURS: tuple[Blur, ...] = get_args(Blur)
 
 
+GREATEST = 200.0
+"""Of all strengths: more than fits into a crop, and takes memory without end."""
+
+
 def _ascending(bounds: tuple[float, float]) -> tuple[float, float]:
-    if not 0 < bounds[0] <= bounds[1]:
-        raise ValueError(f"a range must be two numbers above 0, the smaller one first, got {list(bounds)}")
+    if not 0 < bounds[0] <= bounds[1] <= GREATEST:
+        raise ValueError(
+            f"must be two numbers above 0 and up to {GREATEST:g}, the smaller one first, got {list(bounds)}"
+        )
     return bounds
 
 
@@ -52,13 +58,13 @@ class Degradation(BaseModel):
     kind: one blur for all pictures, or `mixed`: each picture draws one by `weights`.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     kind: Literal[Blur, "mixed"] = "mixed"
     weights: dict[Blur, Annotated[float, Field(ge=0)]] = Field(
         default={"random_gaussian": 0.22, "resize": 0.16, "motion": 0.38, "defocus": 0.17, "sharp": 0.07}
     )
-    gaussian_sigma_px: float = Field(default=3.0, gt=0)
+    gaussian_sigma_px: float = Field(default=3.0, gt=0, le=GREATEST)
     random_gaussian_sigma_px: Range = (0.5, 4.0)
     resize_factor: Range = (2.0, 4.5)
     """How many times a picture is shrunk on each side before it is enlarged again."""
@@ -75,7 +81,7 @@ class Degradation(BaseModel):
     @model_validator(mode="after")
     def _something_is_drawn(self) -> Self:
         if sum(self.weights.values()) <= 0:
-            raise ValueError(f"blur weights must not all be 0, got {dict(self.weights)}")
+            raise ValueError(f"'blur.weights' must not all be 0, got {dict(self.weights)}")
         return self
 
     def apply(self, picture: Picture, rng: Rng) -> Picture:

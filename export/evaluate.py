@@ -6,6 +6,7 @@ Knows pictures, blurs and engines; nothing of networks, so it measures exactly w
 from __future__ import annotations
 
 import logging
+import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -158,7 +159,7 @@ def _centre(picture: Picture, size: int | None) -> Picture:
 
 def _triple(engine: Engine, path: Path, sharp: Picture, case: str, cases: Cases, size: int | None) -> Triple:
     folder = path.parent.name
-    seed = [zlib.crc32(text.encode()) for text in (f"{folder}/{path.name}", case)]
+    seed = [zlib.crc32(os.fsencode(text)) for text in (f"{folder}/{path.name}", case)]
     blurred = _centre(cases[case](sharp, np.random.default_rng(seed)), size)
     return Triple(folder, path.name, case, _centre(sharp, size), blurred, restore(engine, blurred))
 

@@ -5,6 +5,7 @@ Knows checkpoints, graphs and engines; nothing of how a network was trained, bey
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 from collections.abc import Sequence
@@ -211,5 +212,6 @@ def _write(model: Model) -> None:
             partial.replace(path)
     except OSError as error:
         for partial in partials.values():
-            partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                partial.unlink()
         raise ExportError(f"{model.path}: the model cannot be written ({error.strerror})") from error

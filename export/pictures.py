@@ -5,6 +5,7 @@ Knows files and arrays; nothing of torch or training.
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -40,13 +41,24 @@ def find_pictures(roots: Iterable[Path]) -> list[Path]:
 
 
 def find_files(roots: Iterable[Path], suffixes: set[str], what: str) -> list[Path]:
-    """Every file below `roots` with one of `suffixes`, sorted, each once; `what` they are is for the error."""
-    found: set[Path] = set()
+    """Every file below `roots` with one of `suffixes`, sorted, each once; `what` they are is for the error.
+
+    Each is below its root as `with_name` gives it; where two roots hold it, below the first.
+    """
+    found: dict[Path, Path] = {}
     for root in roots:
         if not root.is_dir():
             raise ExportError(f"{root}: data must be a folder of {what}")
-        found |= {path for path in root.rglob("*") if path.suffix.lower() in suffixes and path.is_file()}
-    return sorted(found)
+        base, place = with_name(root), root.resolve()
+        for path in base.rglob("*"):
+            if path.suffix.lower() in suffixes and path.is_file():
+                found.setdefault(place / path.relative_to(base), path)
+    return sorted(found.values())
+
+
+def with_name(folder: Path) -> Path:
+    """`folder` as it was given, but absolute where that ends in no name, as `.` and `..` do: origins are names."""
+    return folder.resolve() if folder.name in ("", "..") else folder
 
 
 def read_split(path: Path = DEVELOPMENT_SPLIT) -> list[str]:
@@ -68,7 +80,7 @@ def halves(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     """Two parts of about equal size, by a hash of `folder/name`: a file stays in its part when others are added."""
     parts: tuple[list[Path], list[Path]] = ([], [])
     for path in paths:
-        parts[zlib.crc32(f"{path.parent.name}/{path.name}".encode()) >> 31].append(path)
+        parts[zlib.crc32(os.fsencode(f"{path.parent.name}/{path.name}")) >> 31].append(path)
     return parts
 
 

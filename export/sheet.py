@@ -5,6 +5,7 @@ Knows triples of pictures; nothing of engines or of what blurred them.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -44,7 +45,8 @@ def write_sheet(target: Path, triples: Iterable[Triple]) -> None:
         partial.write_bytes(data.tobytes())
         partial.replace(target)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
         raise ExportError(f"{target}: not writable ({error.strerror})") from error
 
 

@@ -6,7 +6,8 @@ Knows pictures and files of pixels; nothing of crops, blur or torch.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .blur import Picture
-from .errors import ExportError
-from .pictures import is_grey, read_picture
-from .videos import FRAMES_PER_VIDEO, count_frames, find_material, is_video, read_frames, read_material
+from .errors import ExportError, InterruptedByUserError
+from .pictures import is_grey, read_picture, with_name
+from .videos import FRAMES_PER_VIDEO, count_frames, find_material, is_video, read_material, read_numbered
 
 
 @dataclass(frozen=True)
@@ -39,20 +40,21 @@ class PictureStore:
         *,
         frames_per_video: int = FRAMES_PER_VIDEO,
         keep_grey: bool = True,
+        stop: threading.Event | None = None,
     ) -> tuple[PictureStore, list[str]]:
         """Decode pictures, and frames of videos, into `target`.
 
-        Returns the store and one line for every file passed over. ExportError if none is left.
+        Without `keep_grey`, a video is passed over only if all of its frames are grey. Returns the store and one
+        line for every file passed over. ExportError if none is left, InterruptedByUserError once `stop` is set.
         """
         skipped: list[str] = []
         with _writing(target) as writer:
             for path in paths:
+                _go_on(stop)
                 try:
-                    for picture in read_material(path, frames_per_video):
-                        if fault := _fault(picture, smallest_px, keep_grey=keep_grey):
-                            skipped.append(f"{path}: {fault}")
-                            break
-                        writer.add(picture)
+                    frames = ((picture,) for picture in read_material(path, frames_per_video))
+                    if fault := _add([writer], frames, smallest_px, keep_grey=keep_grey):
+                        skipped.append(f"{path}: {fault}")
                 except ExportError as error:
                     skipped.append(str(error))
             if not writer.sizes:
@@ -82,13 +84,17 @@ class PictureStore:
 def match(blurred: Path, sharp: Path) -> tuple[list[tuple[Path, Path]], list[str]]:
     """Pairs (blurred, sharp) of files with the same name, relative to their folder and without suffix.
 
-    And one line for every file without a counterpart.
+    And one line for every file without a counterpart, or whose name another one has taken.
     """
-    files = [
-        {path.relative_to(root).with_suffix("").as_posix(): path for path in find_material([root])}
-        for root in (blurred, sharp)
-    ]
     pairs, skipped = [], []
+    files: list[dict[str, Path]] = []
+    for root in (blurred, sharp):
+        named: dict[str, Path] = {}
+        for path in find_material([root]):
+            name = path.relative_to(with_name(root)).with_suffix("").as_posix()
+            if named.setdefault(name, path) != path:
+                skipped.append(f"{path}: {named[name]} has the same name and is taken")
+        files.append(named)
     for name in sorted(files[0].keys() | files[1].keys()):
         if name in files[0] and name in files[1]:
             pairs.append((files[0][name], files[1][name]))
@@ -105,6 +111,7 @@ def build_matched(
     *,
     frames_per_video: int = FRAMES_PER_VIDEO,
     keep_grey: bool = True,
+    stop: threading.Event | None = None,
 ) -> tuple[PictureStore, PictureStore, list[str]]:
     """Decode `pairs` of files, (blurred, sharp), into two `targets`, picture by picture of equal size.
 
@@ -114,19 +121,22 @@ def build_matched(
     with ExitStack() as stack:
         writers = [stack.enter_context(_writing(path)) for path in targets]
         for blurred, sharp in pairs:
+            _go_on(stop)
             try:
-                for pair in _matched(blurred, sharp, frames_per_video):
-                    if fault := _fault(pair[1], smallest_px, keep_grey=keep_grey):
-                        skipped.append(f"{sharp}: {fault}")
-                        break
-                    for writer, picture in zip(writers, pair, strict=True):
-                        writer.add(picture)
+                matched = _matched(blurred, sharp, frames_per_video)
+                if fault := _add(writers, matched, smallest_px, keep_grey=keep_grey):
+                    skipped.append(f"{sharp}: {fault}")
             except ExportError as error:
                 skipped.append(str(error))
         if not writers[0].sizes:
             first = f"; {skipped[0]}" if skipped else ""
             raise ExportError(f"no usable pair among {len(pairs)} of the same name{first}")
     return PictureStore.open(targets[0]), PictureStore.open(targets[1]), skipped
+
+
+def _go_on(stop: threading.Event | None) -> None:
+    if stop is not None and stop.is_set():
+        raise InterruptedByUserError("interrupted before all pictures were decoded")
 
 
 def _matched(blurred: Path, sharp: Path, frames: int) -> Iterator[tuple[Picture, Picture]]:
@@ -136,29 +146,32 @@ def _matched(blurred: Path, sharp: Path, frames: int) -> Iterator[tuple[Picture,
         counts = count_frames(blurred), count_frames(sharp)
         if counts[0] != counts[1]:
             raise ExportError(f"{blurred}: must have {counts[1]} frames like {sharp}, got {counts[0]}")
-        # Not one may be left out of one side only, so those that repeat stay.
-        pairs: Iterator[tuple[Picture, Picture]] = zip(
-            read_frames(blurred, frames), read_frames(sharp, frames), strict=False
-        )
+        pairs = _in_step(read_numbered(blurred, frames), read_numbered(sharp, frames))
     else:
         pairs = iter([(read_picture(blurred), read_picture(sharp))])
+    pair = None
     for pair in pairs:
         if pair[0].shape != pair[1].shape:
             raise ExportError(f"{blurred}: must be {_size(pair[1])} like {sharp}, got {_size(pair[0])}")
         yield pair
+    if pair is None:
+        raise ExportError(f"{blurred} and {sharp}: no frame of the same number is undamaged in both")
+
+
+def _in_step(
+    blurred: Iterator[tuple[int, Picture]], sharp: Iterator[tuple[int, Picture]]
+) -> Iterator[tuple[Picture, Picture]]:
+    """Pictures of the same number; numbers rise, and either side may lack some."""
+    other = next(sharp, None)
+    for number, picture in blurred:
+        while other is not None and other[0] < number:
+            other = next(sharp, None)
+        if other is not None and other[0] == number:
+            yield picture, other[1]
 
 
 def _size(picture: Picture) -> str:
     return f"{picture.shape[1]}x{picture.shape[0]}"
-
-
-def _fault(picture: Picture, smallest_px: int, *, keep_grey: bool) -> str:
-    """The rule that a picture breaks, or nothing."""
-    if min(picture.shape[:2]) < smallest_px:
-        return f"pictures must be at least {smallest_px} px on each side, got {_size(picture)}"
-    if not keep_grey and is_grey(picture):
-        return "pictures must be in colour, got a grey one"
-    return ""
 
 
 @dataclass
@@ -169,6 +182,26 @@ class _Writer:
     def add(self, picture: Picture) -> None:
         self.sizes.append((picture.shape[0], picture.shape[1]))
         self.file.write(np.ascontiguousarray(picture).data)
+
+
+def _add(
+    writers: Sequence[_Writer], frames: Iterable[tuple[Picture, ...]], smallest_px: int, *, keep_grey: bool
+) -> str:
+    """Write the frames of one file, one picture to each writer; returns the rule that kept the file out, or nothing.
+
+    The last picture of each frame is the one that is judged.
+    """
+    grey = kept = 0
+    for frame in frames:
+        if min(frame[-1].shape[:2]) < smallest_px:
+            return f"pictures must be at least {smallest_px} px on each side, got {_size(frame[-1])}"
+        if not keep_grey and is_grey(frame[-1]):
+            grey += 1  # a video may fade in from black
+            continue
+        for writer, picture in zip(writers, frame, strict=True):
+            writer.add(picture)
+        kept += 1
+    return "pictures must be in colour, got a grey one" if grey and not kept else ""
 
 
 @contextmanager

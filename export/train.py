@@ -1,12 +1,14 @@
-"""Train a recipe: step, average, validate, save; stop and resume anywhere.
+"""Train a recipe in a folder of its own: save, validate, keep the best; stop and resume anywhere.
 
-Knows the loop, the devices and the processes; what a step learns is `export.recipes`, from what is `export.material`.
+Knows the loop and the run's folder; what a step learns is `export.recipes`, from what is `export.material`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
+import os
 import signal
 import threading
 import time
@@ -16,29 +18,20 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
-import openvino as ov
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs, gather_object
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from . import checkpoint
-from .errors import ExportError
+from .errors import ExportError, InterruptedByUserError
 from .journal import Journal
 from .material import Material, Pairs, Sources
-from .metrics import psnr
-from .networks.generator import FrameNet
 from .recipes import RECIPES
 from .recipes.config import TrainConfig
-from .recipes.learner import place
+from .trainer import Trainer, accelerator_for
 
 log = logging.getLogger(__name__)
-
-SAMPLES = 8
-"""Validation crops that are shown at each validation."""
 
 
 @dataclass(frozen=True)
@@ -50,181 +43,135 @@ class Progress:
     validation_db: float | None = None
 
 
-class Trainer:
-    """A run at some step: a recipe, and the moving average of its generator, which is what counts."""
+class _Run:
+    """The folder of a run: where it stands, and which checkpoint did best."""
 
-    def __init__(self, config: TrainConfig, accelerator: Accelerator) -> None:
-        torch.manual_seed(config.seed)
-        recipe = RECIPES[config.recipe]
-        self.config, self.accelerator, self.step = config, accelerator, 0
-        self.recipe = recipe(config, accelerator)
-        self.average = recipe.build(config.network)
-        self.average.load_state_dict(self.recipe.generator.state_dict())
-        place(self.average, accelerator.device)
-        self.average.requires_grad_(False)
-        self.average.eval()
+    def __init__(self, folder: Path, trainer: Trainer) -> None:
+        self._folder, self._trainer = folder, trainer
+        self._first = trainer.accelerator.is_main_process
+        self._saved_step = -1
+        self._best_db: float | None = None
+        self.facts: dict[str, Any] = {}
+        """Of the material, for the checkpoints."""
 
-    def learn(self, blurred: Tensor, sharp: Tensor) -> dict[str, float]:
-        """One step on uint8 (N, H, W, 3) pictures; returns the losses by name."""
-        # What is random in a step depends on its number alone, so a run that resumes repeats it.
-        torch.manual_seed(hash((self.config.seed, self.step, self.accelerator.process_index)) & 0xFFFF_FFFF)
-        device = self.accelerator.device
-        x, y = (t.to(device, non_blocking=True).permute(0, 3, 1, 2).float() / 255 for t in (blurred, sharp))
-        losses = self.recipe.learn(x, y, self.step)
-        self.step += 1
-        self._follow(min(self.config.average_decay, self.step / (self.step + 10)))
-        return {name: loss.item() for name, loss in losses.items()}
+    def resume(self) -> None:
+        """Go on from the newest checkpoint, if there is one."""
+        if self._first:
+            checkpoint.tidy(self._folder)
+        self._trainer.accelerator.wait_for_everyone()
+        if not checkpoint.holds_one(self._folder):
+            return
+        saved = checkpoint.find(self._folder)
+        trainer = self._trainer
+        trainer.resume(saved)
+        self._saved_step = trainer.step
+        log.info("resumed at step %d", trainer.step)
+        own = trainer.info({})["config"]
+        changed = [key for key, value in own.items() if saved.info["config"].get(key) != value]
+        if changed:
+            log.warning("from here on with other settings than before: %s", ", ".join(changed))
+        if trainer.step >= trainer.config.steps:
+            log.warning("nothing to learn: at step %d already, 'steps' is %d", trainer.step, trainer.config.steps)
 
-    @torch.no_grad()
-    def _follow(self, decay: float) -> None:
-        """Move the average towards the generator; running statistics of batch norm are averaged like weights."""
-        for kind in ("parameters", "buffers"):
-            pairs = zip(getattr(self.average, kind)(), getattr(self.recipe.generator, kind)(), strict=True)
-            floating = [(mean, now) for mean, now in pairs if mean.is_floating_point()]
-            if floating:
-                means, news = zip(*floating, strict=True)
-                torch._foreach_lerp_(list(means), list(news), 1 - decay)
+    def compare_with_best(self, validation_id: str) -> None:
+        """Keep the best checkpoint so far if it was measured on the same pairs, and belongs to what goes on."""
+        self.facts["validation_id"] = validation_id
+        best = checkpoint.find_validated(self._folder) if self._saved_step >= 0 else None
+        if best is not None and best.info["data"].get("validation_id") == validation_id:
+            self._best_db = float(best.info["validation"]["psnr_db"])
+        else:
+            checkpoint.remove_best(self._folder)
 
-    def validate(self, pairs: Pairs) -> tuple[float, list[np.ndarray[Any, Any]]]:
-        """The mean PSNR in dB of the average on `pairs`, and the first of them: blurred, restored, sharp in a row."""
-        frames = FrameNet(self.average)
-        scores, samples = [], []
-        for i in range(len(pairs)):  # type: ignore[arg-type]
-            blurred, sharp = pairs[i]
-            with torch.no_grad():
-                restored = frames(blurred[None].to(self.accelerator.device))[0].cpu().numpy()
-            scores.append(psnr(sharp.numpy(), restored))
-            if i < SAMPLES:
-                samples.append(np.hstack((blurred.numpy(), restored, sharp.numpy())))
-        return float(np.mean(scores)), samples
+    def save(self) -> None:
+        """Write a checkpoint, unless this step has one; all processes must call it together."""
+        if self._saved_step == self._trainer.step or not self._trainer.step:
+            return
+        state = self._trainer.state()
+        if self._first:
+            info = self._trainer.info(self.facts)
+            checkpoint.save(self._folder, info, self._trainer.weights(), state)
+        self._trainer.accelerator.wait_for_everyone()
+        self._saved_step = self._trainer.step
 
-    def info(self, data: dict[str, Any]) -> dict[str, Any]:
-        """What a checkpoint says of itself."""
-        config = self.config.model_dump(mode="json")
-        return {"recipe": self.config.recipe, "step": self.step, "config": config, "data": data}
-
-    def weights(self) -> dict[str, Tensor]:
-        """The averaged weights."""
-        return _plain(self.average.state_dict())
-
-    def state(self) -> dict[str, Tensor]:
-        """Everything else that a run needs to go on; all processes must call it together."""
-        own = {f"{pool}.{key}": t.cpu() for pool, p in self.recipe.pools.items() for key, t in p.state().items()}
-        pools: list[dict[str, Tensor]] = gather_object([own]) if self.recipe.pools else []
-        tensors = {f"pools.{rank}.{key}": t for rank, held in enumerate(pools) for key, t in held.items()}
-        for name, learner in self.recipe.learners.items():
-            tensors |= {f"{name}.{key}": tensor for key, tensor in learner.state().items()}
-        if self.accelerator.scaler is not None:
-            tensors["scale"] = torch.tensor(self.accelerator.scaler.get_scale())
-        return _plain(tensors)
-
-    def resume(self, saved: checkpoint.Checkpoint) -> None:
-        """Go on from `saved`, which must hold the same recipe with networks of the same shape."""
-        own = self.config.model_dump(mode="json")
-        if saved.info["recipe"] != self.config.recipe or saved.info["config"].get("network") != own["network"]:
-            raise ExportError(f"{saved.folder}: a checkpoint of another recipe or network; choose another --out")
-        tensors = saved.training()
-        try:
-            for name, learner in self.recipe.learners.items():
-                learner.load(checkpoint.below(f"{name}.", tensors))
-            for name, pool in self.recipe.pools.items():
-                held = checkpoint.below(f"pools.{self.accelerator.process_index}.{name}.", tensors)
-                pool.load({key: tensor.to(self.accelerator.device) for key, tensor in held.items()})
-            self.average.load_state_dict(saved.weights())
-        except (KeyError, RuntimeError, ValueError) as error:
-            raise ExportError(f"{saved.folder}: the tensors do not fit the networks it names") from error
-        if self.accelerator.scaler is not None and "scale" in tensors:
-            state = self.accelerator.scaler.state_dict()
-            self.accelerator.scaler.load_state_dict({**state, "scale": float(tensors["scale"])})
-        self.step = int(saved.info["step"])
-
-
-def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    def validate(self, pairs: Pairs, journal: Journal) -> float:
+        """Measure, write it down, and keep the checkpoint if it is the best; returns the PSNR in dB."""
+        trainer = self._trainer
+        psnr_db, samples = trainer.validate(pairs)
+        journal.validated(trainer.step, psnr_db, samples)
+        if self._best_db is None or psnr_db > self._best_db:
+            self._best_db = psnr_db
+            info = trainer.info(self.facts) | {"validation": {"psnr_db": psnr_db}}
+            checkpoint.save_best(self._folder, info, trainer.weights())
+        return psnr_db
 
 
 def train(
     config: TrainConfig,
     sources: Sources,
-    run: Path,
+    folder: Path,
     *,
     device: str = "auto",
-    workers: int = 1,
+    workers: int | None = None,
     save_every_s: float = 120.0,
     stop: threading.Event | None = None,
 ) -> Iterator[Progress]:
-    """Train until `config.steps`, yielding every step; goes on from the newest checkpoint of `run` if any.
+    """Train until `config.steps`, yielding every step; goes on from the newest checkpoint of `folder` if any.
 
     Saves and ends early when `stop` is set. Under `torchrun` all processes share each batch. The best checkpoint
     by validation is kept beside the newest. Raises ExportError for settings or data that cannot serve.
     """
+    stop = stop or threading.Event()
     accelerator = accelerator_for(config, device)
     if config.batch % accelerator.num_processes:
         raise ExportError(
             f"'batch' must be a multiple of the number of processes {accelerator.num_processes}, got {config.batch}"
         )
-    material = Material(run, config, paired=RECIPES[config.recipe].paired)
-    facts: dict[str, Any] = {}
-    if accelerator.is_main_process:
-        run.mkdir(parents=True, exist_ok=True)
-        facts = material.build(sources)
-    accelerator.wait_for_everyone()
+    first = accelerator.is_main_process
+    folder.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(config, accelerator)
-    if any(run.glob("checkpoint-*")):
-        saved = checkpoint.find(run)
-        trainer.resume(saved)
-        log.info("resumed at step %d", trainer.step)
-        changed = [key for key, value in trainer.info({})["config"].items() if saved.info["config"].get(key) != value]
-        if changed:
-            log.warning("from here on with other settings than before: %s", ", ".join(changed))
+    run = _Run(folder, trainer)
+    run.resume()
+    material = Material(folder, config, paired=RECIPES[config.recipe].paired)
+    if first:
+        with contextlib.suppress(InterruptedByUserError):
+            run.facts = material.build(sources, stop)
+    if _agreed(accelerator, stop.is_set()):  # here, too, processes wait for the first
+        return
     pairs, validation = material.training(made_blur=not sources.blurred), material.validation()
-    best_db = checkpoint.best_validation(run)
-
-    def save() -> None:
-        state = trainer.state()
-        if accelerator.is_main_process:
-            checkpoint.save(run, trainer.info(facts), trainer.weights(), state)
-        accelerator.wait_for_everyone()
-
+    if first:
+        run.compare_with_best(material.validation_id())
     saved_at = time.monotonic()
-    with Journal(run, trainer.step, enabled=accelerator.is_main_process) as journal:
+    with Journal(folder, trainer.step, enabled=first) as journal:
         for blurred, sharp in loader_for(pairs, config, accelerator, trainer.step, workers):
-            if _agreed(accelerator, stop is not None and stop.is_set()):
-                if trainer.step:
-                    save()
+            if _agreed(accelerator, stop.is_set()):
+                run.save()
                 return
             losses = trainer.learn(blurred, sharp)
             if not all(math.isfinite(loss) for loss in losses.values()):
                 raise ExportError(f"losses must stay finite, got {losses} at step {trainer.step}; try a lower rate")
-            last, validation_db = trainer.step == config.steps, None
-            if (
-                validation is not None
-                and accelerator.is_main_process
-                and (last or trainer.step % config.validate_every == 0)
-            ):
-                validation_db, samples = trainer.validate(validation)
-                journal.validated(trainer.step, validation_db, samples)
-                if best_db is None or validation_db > best_db:
-                    best_db = validation_db
-                    info = trainer.info(facts) | {"validation": {"psnr_db": validation_db}}
-                    checkpoint.save_best(run, info, trainer.weights())
+            last = trainer.step == config.steps
+            due = last or trainer.step % config.validate_every == 0
+            validation_db = run.validate(validation, journal) if first and due and validation is not None else None
             journal.learnt(trainer.step, losses, config.learning_rate * config.rate(trainer.step - 1))
             if _agreed(accelerator, last or time.monotonic() - saved_at > save_every_s):
-                save()
+                run.save()
                 saved_at = time.monotonic()
             yield Progress(trainer.step, losses, validation_db)
 
 
 def loader_for(
-    pairs: Pairs, config: TrainConfig, accelerator: Accelerator, step: int, workers: int
+    pairs: Pairs, config: TrainConfig, accelerator: Accelerator, step: int, workers: int | None = None
 ) -> DataLoader[tuple[Tensor, Tensor]]:
-    """The batches from `step` on, of each this process's share: item numbers depend on nothing else."""
+    """The batches from `step` on, of each this process's share: item numbers depend on nothing else.
+
+    workers: processes that make the pairs; None for as many as suit the device.
+    """
     share = config.batch // accelerator.num_processes
-    first = accelerator.process_index * share
-    batches = [range(s * config.batch + first, s * config.batch + first + share) for s in range(step, config.steps)]
+    if workers is None:  # a processor that trains needs its cores itself
+        workers = max(1, (os.cpu_count() or 1) // accelerator.num_processes) if accelerator.device.type == "cuda" else 1
     return DataLoader(
         pairs,
-        batch_sampler=batches,  # type: ignore[arg-type]
+        batch_sampler=_Batches(step, config.steps, config.batch, accelerator.process_index * share, share),  # type: ignore[arg-type]
         num_workers=workers,
         worker_init_fn=_start_worker,
         prefetch_factor=8 if workers else None,
@@ -238,36 +185,27 @@ def _start_worker(_: int) -> None:
     torch.set_num_threads(1)
 
 
+@dataclass(frozen=True)
+class _Batches:
+    """The numbers of the items in each batch: of every `batch` of them `share`, from the place `first` on."""
+
+    begin: int
+    end: int
+    batch: int
+    first: int
+    share: int
+
+    def __len__(self) -> int:
+        return max(0, self.end - self.begin)
+
+    def __iter__(self) -> Iterator[range]:
+        for step in range(self.begin, self.end):
+            start = step * self.batch + self.first
+            yield range(start, start + self.share)
+
+
 def _agreed(accelerator: Accelerator, wish: bool) -> bool:
     """Whether any process wishes it: they must all save, or stop, at the same step."""
     if accelerator.num_processes == 1:
         return wish
     return bool(accelerator.reduce(torch.tensor(float(wish), device=accelerator.device)) > 0)
-
-
-def accelerator_for(config: TrainConfig, device: str) -> Accelerator:
-    """What runs `config` on `device`: auto, cpu or cuda. ExportError where that cannot be."""
-    if device not in ("auto", "cpu", "cuda"):
-        raise ExportError(f"device must be auto, cpu or cuda, got {device!r}")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ExportError("device cuda needs an NVIDIA GPU and a torch built for CUDA; torch sees none here")
-    on_cpu = device == "cpu" or not torch.cuda.is_available()
-    precision = config.precision
-    if precision == "auto":
-        precision = "bf16" if _has_bf16(on_cpu=on_cpu) else "f32"
-    if precision == "fp16" and on_cpu:
-        raise ExportError("precision fp16 needs a GPU; a processor trains in bf16 or f32")
-    AcceleratorState._reset_state()  # a run before this one in the same process may have had another precision
-    return Accelerator(
-        cpu=on_cpu,
-        mixed_precision="no" if precision == "f32" else precision,
-        # Each process keeps its own running statistics: sharing them in the middle of a step breaks gradients.
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
-    )
-
-
-def _has_bf16(*, on_cpu: bool) -> bool:
-    """Whether bfloat16 is fast here, not merely possible."""
-    if on_cpu:
-        return "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    return bool(torch.cuda.is_bf16_supported(including_emulation=False))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,8 +37,12 @@ _MATRICES: Final = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9}  # H.273's number
 
 
 def find_material(roots: Iterable[Path]) -> list[Path]:
-    """Every picture and every video below `roots`, sorted."""
-    return find_files(roots, PICTURE_SUFFIXES | VIDEO_SUFFIXES, "pictures or videos")
+    """Every picture and every video below `roots`, sorted. ExportError if there is none."""
+    folders = list(roots)
+    found = find_files(folders, PICTURE_SUFFIXES | VIDEO_SUFFIXES, "pictures or videos")
+    if folders and not found:
+        raise ExportError(f"{', '.join(map(str, folders))}: no picture or video found")
+    return found
 
 
 def is_video(path: Path) -> bool:
@@ -62,19 +67,34 @@ def count_frames(path: Path) -> int:
 def read_frames(path: Path, count: int = FRAMES_PER_VIDEO) -> Iterator[Picture]:
     """Up to `count` frames, evenly spaced and none at the very ends, upright, RGB uint8 (H, W, 3).
 
-    Frames that the decoder marks as damaged are left out. ExportError for a file that gives no frame, and for
-    interlaced video, whose frames are two moments combed into one.
+    Frames that do not decode or that the decoder marks as damaged are left out, and none stands in for them.
+    ExportError for a file that gives no frame, and for interlaced video, whose frames are two moments combed into one.
     """
     given = 0
     with _opened(path) as container:
-        times = _packet_times(container)
-        for frame in _chosen(container, times, _evenly(len(times), count)):
-            if frame.interlaced_frame:
-                raise ExportError(f"{path}: videos must be progressive, got interlaced frames")
-            yield _to_rgb(frame)
+        packets = _packet_times(container)
+        for frame in _chosen(container, packets, _evenly(len(packets), count)):
+            yield _progressive(path, frame)
             given += 1
     if not given:
         raise ExportError(f"{path}: not a video that decodes (no frame)")
+
+
+def read_numbered(path: Path, count: int = FRAMES_PER_VIDEO) -> Iterator[tuple[int, Picture]]:
+    """Those of the frames that `read_frames` aims at that surely show their own moment, each after its number.
+
+    A decoder fills what is lost from frames before, and marks few of the frames that are predicted from it. So
+    frames are given only of groups, from key frame to key frame, of which all came, none marked as damaged. Where
+    no times tell which frame is lost (AVI, raw streams), the whole video is one group. ExportError as `read_frames`.
+    """
+    given = 0
+    with _opened(path) as container:
+        packets = _packet_times(container)
+        for number, frame in _undamaged(container, packets, _evenly(len(packets), count)):
+            yield number, _progressive(path, frame)
+            given += 1
+    if not given:
+        raise ExportError(f"{path}: no group of frames, from key frame to key frame, decodes without damage")
 
 
 def without_repeats(pictures: Iterable[Picture]) -> Iterator[Picture]:
@@ -116,6 +136,13 @@ def _packet_times(container: Any) -> list[tuple[int | None, bool]]:
     return [(packet.pts, packet.is_keyframe) for packet in container.demux(video=0) if packet.size]
 
 
+def _presented(container: Any, packets: Sequence[tuple[int | None, bool]]) -> list[int]:
+    """The time of each frame, by its number; empty where times do not tell frames apart."""
+    times = sorted(pts for pts, _ in packets if pts is not None)
+    # Raw streams have no times, and those of AVI are guessed, after a seek otherwise than before: count instead.
+    return [] if len(times) < len(packets) or container.format.name == "avi" else times
+
+
 def _evenly(length: int, count: int) -> list[int]:
     """The middles of `count` equal parts of a row of `length`; all of it if it is shorter."""
     return list(range(length)) if length <= count else [int((i + 0.5) * length / count) for i in range(count)]
@@ -124,31 +151,60 @@ def _evenly(length: int, count: int) -> list[int]:
 def _chosen(
     container: Any, packets: Sequence[tuple[int | None, bool]], numbers: Sequence[int]
 ) -> Iterator[av.VideoFrame]:
-    """The frames of these numbers, in the order of presentation."""
-    stream = container.streams.video[0]
-    times = sorted(pts for pts, _ in packets if pts is not None)
-    # Raw streams have no times, and those of AVI are guessed, after a seek otherwise than before: count instead.
-    if len(times) < len(packets) or container.format.name == "avi":
+    """The frames of these numbers, in the order of presentation, without those that are damaged."""
+    times = _presented(container, packets)
+    if not times:
         wanted = set(numbers)
         container.seek(0)
-        yield from (frame for number, frame in enumerate(_decoded(container)) if number in wanted)
+        for number, frame in enumerate(_decoded(container)):
+            if number in wanted and not frame.is_corrupt:
+                yield frame
         return
     keys = sorted(pts for pts, is_key in packets if is_key and pts is not None)
     position: int | None = None
     frames: Iterator[av.VideoFrame] = iter(())
+    latest: av.VideoFrame | None = None
     for number in numbers:
         target = times[number]
         key = keys[max(0, bisect.bisect_right(keys, target) - 1)] if keys else times[0]
         if position is None or key > position:
             # A long video is entered at the key frame before each target, not decoded from its beginning.
-            container.seek(key, stream=stream, backward=True)
-            frames = _decoded(container)
-        for frame in frames:
-            if frame.pts is not None and frame.pts >= target and (position is None or frame.pts > position):
-                position = frame.pts
-                if not frame.is_corrupt:
-                    yield frame
+            container.seek(key, stream=container.streams.video[0], backward=True)
+            frames, latest, position = _decoded(container), None, None
+        while position is None or position < target:
+            latest = next(frames, None)
+            if latest is None:
                 break
+            position = latest.pts if latest.pts is not None else position
+        if latest is not None and latest.pts == target and not latest.is_corrupt:
+            yield latest
+
+
+def _undamaged(
+    container: Any, packets: Sequence[tuple[int | None, bool]], numbers: Sequence[int]
+) -> Iterator[tuple[int, av.VideoFrame]]:
+    """(number, frame) of these numbers, out of groups of which every frame came undamaged."""
+    times = _presented(container, packets)
+    keys = {bisect.bisect_left(times, pts) for pts, is_key in packets if is_key and pts is not None} if times else ()
+    for first, end in pairwise(sorted({0, *keys, len(packets)})):
+        wanted = [number for number in numbers if first <= number < end]
+        if not wanted:
+            continue
+        container.seek(times[first] if times else 0, stream=container.streams.video[0], backward=True)
+        chosen: dict[int, av.VideoFrame] = {}
+        number = first
+        for frame in _decoded(container):
+            if times and (frame.pts is None or frame.pts < times[first]):
+                continue  # shown before the key frame that it is stored behind
+            if times and number == end:
+                break
+            if frame.is_corrupt or (times and frame.pts != times[number]):
+                break
+            if number in wanted:
+                chosen[number] = frame
+            number += 1
+        if number == end:
+            yield from chosen.items()
 
 
 def _decoded(container: Any) -> Iterator[av.VideoFrame]:
@@ -158,6 +214,12 @@ def _decoded(container: Any) -> Iterator[av.VideoFrame]:
             yield from packet.decode()
         except av.InvalidDataError:
             continue
+
+
+def _progressive(path: Path, frame: av.VideoFrame) -> Picture:
+    if frame.interlaced_frame:
+        raise ExportError(f"{path}: videos must be progressive, got interlaced frames")
+    return _to_rgb(frame)
 
 
 def _to_rgb(frame: av.VideoFrame) -> Picture:

@@ -54,17 +54,17 @@ class Run:
 
 
 RUNS = (
-    Run("img2img-male", "img2img", "male", 2000, 64, GAUSSIAN),
+    Run("img2img-male", "img2img", "male", 3200, 64, GAUSSIAN),
     Run("restore-male", "restore", "male", 6000, 16, GAUSSIAN),
     Run("pix2pix-all", "pix2pix", "faces", 3000, 8, (*UNET, "discriminator.width=32")),
     Run("img2img-200", "img2img", "faces-200", 500, 64, GAUSSIAN),
     Run("img2img-800", "img2img", "faces-800", 500, 64, GAUSSIAN),
     Run("img2img-all", "img2img", "faces", 500, 64, GAUSSIAN),
     Run("pix2pix-200", "pix2pix", "faces-200", 3000, 8, (*UNET, "discriminator.width=32")),
-    Run("img2img-male-both", "img2img", "male", 1000, 64, BOTH),
-    Run("cyclegan-all", "cyclegan", "faces", 900, 2, RESNET),
-    Run("cyclegan-200", "cyclegan", "faces-200", 900, 2, RESNET),
-    Run("dualgan-all", "dualgan", "faces", 2000, 4, (*UNET, "critic.width=32")),
+    Run("img2img-male-both", "img2img", "male", 600, 64, BOTH),
+    Run("cyclegan-all", "cyclegan", "faces", 700, 2, RESNET),
+    Run("cyclegan-200", "cyclegan", "faces-200", 700, 2, RESNET),
+    Run("dualgan-all", "dualgan", "faces", 1600, 4, (*UNET, "critic.width=32")),
 )
 """Those that differ in the number of pictures alone have the same number of steps."""
 

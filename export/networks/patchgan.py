@@ -14,14 +14,10 @@ from .layers import Norm, draw_weights, norm_layer, to_tanh_range
 
 
 class PatchDiscriminatorConfig(BaseModel):
-    """Size of a `PatchDiscriminator`, and what it sees.
-
-    channels_in: 3 for one picture; 6 for a picture beside the one it was made from, as in pix2pix.
-    """
+    """Size of a `PatchDiscriminator`: channels of its first layer, and its norm."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    channels_in: int = Field(default=3, ge=1, le=64)
     width: int = Field(default=64, ge=1, le=4096)
     norm: Norm = "batch"
 
@@ -34,14 +30,16 @@ class PatchDiscriminator(nn.Module):
     convolutions of stride 2, 2, 2, 1 and 1, leaky ReLU, no norm on the first and last. A logit's receptive
     field is 1 + 3 (1 + 2 + 4 + 8 + 8) = 70 pixels a side; crops may be smaller, down to 24 pixels.
     There is no sigmoid: the losses take logits.
+
+    channels_in: 3 for one picture; 6 for a picture beside the one it was made from, as in pix2pix.
     """
 
-    def __init__(self, config: PatchDiscriminatorConfig | None = None) -> None:
+    def __init__(self, config: PatchDiscriminatorConfig | None = None, *, channels_in: int = 3) -> None:
         super().__init__()
         self.config = config or PatchDiscriminatorConfig()
         width, norm = self.config.width, self.config.norm
         widths = (width, 2 * width, 4 * width, 8 * width)
-        layers = [nn.Conv2d(self.config.channels_in, width, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        layers = [nn.Conv2d(channels_in, width, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
         for (narrow, wide), stride in zip(pairwise(widths), (2, 2, 1), strict=True):
             convolution = nn.Conv2d(narrow, wide, 4, stride=stride, padding=1, bias=False)
             layers += [convolution, norm_layer(norm, wide), nn.LeakyReLU(0.2)]

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from ..checkpoint import Checkpoint
-from ..errors import ExportError
+from ..errors import ExportError, broken_rule
 from ..networks.generator import Generator
 from .config import TrainConfig
 from .cyclegan import CycleGan
@@ -33,12 +33,7 @@ def configure(values: Mapping[str, Any]) -> TrainConfig:
     try:
         return settings.model_validate(_changed(settings(), values))  # type: ignore[call-arg]
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(map(str, first["loc"]))
-        rule = first["msg"].removeprefix("Value error, ").replace("Input should be ", "must be ")
-        if first["type"] == "extra_forbidden":
-            raise ExportError(f"{name!r} is no setting of this recipe") from error
-        raise ExportError(f"'{name}' {rule}, got {first['input']!r}" if name else rule) from error
+        raise ExportError(broken_rule(error.errors()[0])) from error
 
 
 def _changed(default: BaseModel, values: Mapping[str, Any]) -> dict[str, Any]:

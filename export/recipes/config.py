@@ -18,7 +18,7 @@ from ..degradation import Degradation
 class TrainConfig(BaseModel):
     """Everything that decides what a run learns; written into each checkpoint."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     recipe: str
     network: Any

@@ -6,6 +6,7 @@ using cycle-consistent adversarial networks", arXiv 1703.10593.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -28,7 +29,7 @@ class CycleGanConfig(TrainConfig):
 
     recipe: Literal["cyclegan"] = "cyclegan"
     network: ResNetConfig = ResNetConfig()
-    discriminator: PatchDiscriminatorConfig = PatchDiscriminatorConfig(channels_in=3, norm="instance")
+    discriminator: PatchDiscriminatorConfig = PatchDiscriminatorConfig(norm="instance")
     patch: int = Field(default=256, ge=32, le=4096)
     batch: int = Field(default=1, ge=1, le=4096)
     learning_rate: float = Field(default=2e-4, gt=0)
@@ -52,15 +53,9 @@ class CycleGan:
         self.generator = self.build(config.network)
         translators = {"to_sharp": self.generator, "to_blurred": self.build(config.network)}
         judges = {name: PatchDiscriminator(config.discriminator) for name in ("sharp", "blurred")}
-        self.translators, self.judges = (
-            Learner(
-                accelerator,
-                networks,
-                lambda networks: adam(networks, config.learning_rate),
-                clip_norm=config.clip_norm,
-            )
-            for networks in (translators, judges)
-        )
+        optimizer = partial(adam, learning_rate=config.learning_rate)
+        self.translators = Learner(accelerator, translators, optimizer, clip_norm=config.clip_norm)
+        self.judges = Learner(accelerator, judges, optimizer, clip_norm=config.clip_norm)
         self.learners = {"translators": self.translators, "judges": self.judges}
         self.pools = {name: PicturePool(config.pool) for name in judges}
 

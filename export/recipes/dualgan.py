@@ -6,6 +6,7 @@ image-to-image translation", arXiv 1704.02510.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -31,7 +32,7 @@ class DualGanConfig(TrainConfig):
 
     recipe: Literal["dualgan"] = "dualgan"
     network: UNetConfig = UNetConfig(norm="instance")
-    critic: PatchDiscriminatorConfig = PatchDiscriminatorConfig(channels_in=3, norm="instance")
+    critic: PatchDiscriminatorConfig = PatchDiscriminatorConfig(norm="instance")
     patch: int = Field(default=256, ge=32, le=4096)
     batch: int = Field(default=1, ge=1, le=4096)
     learning_rate: float = Field(default=5e-5, gt=0)
@@ -55,15 +56,9 @@ class DualGan:
         self.generator = self.build(config.network)
         translators = {"to_sharp": self.generator, "to_blurred": self.build(config.network)}
         critics = {name: PatchDiscriminator(config.critic) for name in ("sharp", "blurred")}
-        self.translators, self.critics = (
-            Learner(
-                accelerator,
-                networks,
-                lambda networks: rmsprop(networks, config.learning_rate),
-                clip_norm=config.clip_norm,
-            )
-            for networks in (translators, critics)
-        )
+        optimizer = partial(rmsprop, learning_rate=config.learning_rate)
+        self.translators = Learner(accelerator, translators, optimizer, clip_norm=config.clip_norm)
+        self.critics = Learner(accelerator, critics, optimizer, clip_norm=config.clip_norm)
         self.learners = {"translators": self.translators, "critics": self.critics}
         self.pools: dict[str, PicturePool] = {}
 
@@ -83,7 +78,7 @@ class DualGan:
         for critic in self.critics.raw.values():
             clip_weights(critic, self.config.clip_weight)
         if (step + 1) % self.config.critic_steps:
-            return {"loss": l1(restored, sharp), "critic": judged}
+            return {"critic": judged}
 
         with self.critics.frozen() as frozen:
             restored, spoilt = to_sharp(blurred), to_blurred(sharp)

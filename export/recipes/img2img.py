@@ -5,10 +5,11 @@ Knows one way to train; nothing of data, files or the loop. It is the experiment
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from functools import partial
+from typing import ClassVar, Literal, Self
 
 from accelerate import Accelerator
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from ..data import Augment
@@ -38,6 +39,12 @@ class Img2ImgTrainConfig(TrainConfig):
     average_decay: float = Field(default=0.998, ge=0, lt=1)
     validate_every: int = Field(default=100, ge=1)
 
+    @model_validator(mode="after")
+    def _batch_norm_has_something_to_compare(self) -> Self:
+        if self.batch == 1 and self.patch == self.network.stride:
+            raise ValueError(f"'batch' must be at least 2 where 'patch' is the network's stride {self.patch}, got 1")
+        return self
+
 
 class Img2Img:
     """An encoder-decoder that draws the sharp picture anew from what its bottleneck holds."""
@@ -48,12 +55,8 @@ class Img2Img:
     def __init__(self, config: Img2ImgTrainConfig, accelerator: Accelerator) -> None:
         self.config = config
         self.generator = self.build(config.network)
-        self.translator = Learner(
-            accelerator,
-            {"generator": self.generator},
-            lambda networks: adam(networks, config.learning_rate),
-            clip_norm=config.clip_norm,
-        )
+        optimizer = partial(adam, learning_rate=config.learning_rate)
+        self.translator = Learner(accelerator, {"generator": self.generator}, optimizer, clip_norm=config.clip_norm)
         self.learners = {"translator": self.translator}
         self.pools: dict[str, PicturePool] = {}
 

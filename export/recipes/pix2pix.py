@@ -6,6 +6,7 @@ conditional adversarial networks", arXiv 1611.07004.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -28,7 +29,7 @@ class Pix2PixConfig(TrainConfig):
 
     recipe: Literal["pix2pix"] = "pix2pix"
     network: UNetConfig = UNetConfig()
-    discriminator: PatchDiscriminatorConfig = PatchDiscriminatorConfig(channels_in=6)
+    discriminator: PatchDiscriminatorConfig = PatchDiscriminatorConfig()
     patch: int = Field(default=256, ge=32, le=4096)
     batch: int = Field(default=1, ge=1, le=4096)
     learning_rate: float = Field(default=2e-4, gt=0)
@@ -45,15 +46,10 @@ class Pix2Pix:
     def __init__(self, config: Pix2PixConfig, accelerator: Accelerator) -> None:
         self.config = config
         self.generator = self.build(config.network)
-        self.translator, self.judge = (
-            Learner(
-                accelerator,
-                networks,
-                lambda networks: adam(networks, config.learning_rate),
-                clip_norm=config.clip_norm,
-            )
-            for networks in ({"generator": self.generator}, {"pair": PatchDiscriminator(config.discriminator)})
-        )
+        judge = PatchDiscriminator(config.discriminator, channels_in=6)
+        optimizer = partial(adam, learning_rate=config.learning_rate)
+        self.translator = Learner(accelerator, {"generator": self.generator}, optimizer, clip_norm=config.clip_norm)
+        self.judge = Learner(accelerator, {"pair": judge}, optimizer, clip_norm=config.clip_norm)
         self.learners = {"translator": self.translator, "judge": self.judge}
         self.pools: dict[str, PicturePool] = {}
 

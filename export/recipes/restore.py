@@ -5,6 +5,7 @@ Knows one way to train; nothing of data, files or the loop.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import ClassVar, Literal
 
 from accelerate import Accelerator
@@ -47,14 +48,14 @@ class Restore:
         self.config = config
         self.generator = self.build(config.network)
         self.loss = RestoreLoss(config.spectral_weight, config.charbonnier_epsilon)
-        self.translator = Learner(
-            accelerator,
-            {"generator": self.generator},
-            lambda networks: muon_and_adamw(
-                networks, config.muon_rate, config.learning_rate, config.weight_decay, last="generator.tail"
-            ),
-            clip_norm=config.clip_norm,
+        optimizers = partial(
+            muon_and_adamw,
+            muon_rate=config.muon_rate,
+            adamw_rate=config.learning_rate,
+            weight_decay=config.weight_decay,
+            last="generator.tail",
         )
+        self.translator = Learner(accelerator, {"generator": self.generator}, optimizers, clip_norm=config.clip_norm)
         self.learners = {"translator": self.translator}
         self.pools: dict[str, PicturePool] = {}
 

@@ -256,7 +256,7 @@ def test_too_few_pictures_are_refused_with_the_number_that_is_needed(data: Path,
     with pytest.raises(ExportError, match=r"one: a data set needs at least 10 pictures, got 6 \(6 found, 0 corrupt"):
         prepare([data / "one"], tmp_path / "out", ALL_TO_TRAIN)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ExportError, match="at least 10 pictures, got 0"):
+    with pytest.raises(ExportError, match="empty: no picture or video found"):
         prepare([tmp_path / "empty"], tmp_path / "out", ALL_TO_TRAIN)
     assert not (tmp_path / "out").exists()
 
@@ -322,6 +322,8 @@ def test_fewer_than_a_thousand_pictures_are_warned_of(
     [
         ({"split": (0.5, 0.2, 0.2)}, "sum to 1"),
         ({"split": (0, 0.5, 0.5)}, "train above 0"),
+        ({"split": (float("nan"), 0, 1)}, "sum to 1"),
+        ({"split": (0.5, float("nan"), 0.5)}, "sum to 1"),
         ({"split": (0.8, 0.1, 0.1), "val": ("one",)}, "got both"),
         ({"val": ("one",), "test": ("one",)}, "'one' in both"),
         ({"size": 4}, "size"),
@@ -354,6 +356,7 @@ def test_the_command_shows_the_counts_and_names_what_is_damaged(
         ({"split": "0.9,0.1"}, "'split' must be three shares such as 0.8,0.1,0.1, got '0.9,0.1'"),
         ({"size": 1}, "'size' must be greater than or equal to 8, got 1"),
         ({"split": "0.9,0.1,0.1"}, "which sum to 1, train above 0, got 0.9,0.1,0.1"),
+        ({"split": "nan,0,1"}, "which sum to 1, train above 0, got nan,0.0,1.0"),
     ],
 )
 def test_the_command_refuses_in_one_line(data: Path, tmp_path: Path, values: dict[str, object], line: str) -> None:
@@ -361,3 +364,20 @@ def test_the_command_refuses_in_one_line(data: Path, tmp_path: Path, values: dic
         command(values, [data], tmp_path / "out", quiet=True)
     assert line in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+def test_a_refusal_before_the_first_file_shows_no_bar(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ExportError, match="must name folders"):
+        command({"val": ("thre",)}, [data], tmp_path / "out", quiet=False)
+    assert capsys.readouterr().err == ""
+    command({"split": "0.5,0.25,0.25", "keep_grey": True}, [data], tmp_path / "out", quiet=False)
+    assert "12/12" in capsys.readouterr().err
+
+
+def test_a_name_that_is_not_utf8_is_kept(data: Path, tmp_path: Path) -> None:
+    scene_path = data / "one" / "scene000.png"
+    scene_path.rename(scene_path.with_name(os.fsdecode(b"caf\xe9.png")))
+    prepare([data], tmp_path / "out", ALL_TO_TRAIN)
+    assert (tmp_path / "out" / "train" / "one" / os.fsdecode(b"caf\xe9.png")).exists()

@@ -166,7 +166,7 @@ def test_a_residual_block_adds_to_what_it_is_given() -> None:
 
 @pytest.mark.parametrize(("norm", "name"), [("batch", "BatchNorm2d"), ("instance", "InstanceNorm")])
 def test_patchgan_is_the_70_pixel_discriminator_of_pix2pix(norm: str, name: str) -> None:
-    config = PatchDiscriminatorConfig.model_validate({"channels_in": 6, "norm": norm})
+    config = PatchDiscriminatorConfig.model_validate({"norm": norm})
     network = of_default_size(lambda: PatchDiscriminator(config))
     assert layers(network) == [
         *[("Conv2d", 6, 64, 4, 2), LEAKY],
@@ -194,7 +194,7 @@ def test_a_logit_sees_70_by_70_pixels() -> None:
 @pytest.mark.parametrize(("side", "logits"), [(256, 30), (64, 6), (24, 1)])
 @pytest.mark.parametrize("channels_in", [3, 6])
 def test_a_discriminator_judges_patches_eight_pixels_apart(side: int, logits: int, channels_in: int) -> None:
-    network = PatchDiscriminator(PatchDiscriminatorConfig(channels_in=channels_in, width=1))
+    network = PatchDiscriminator(PatchDiscriminatorConfig(width=1), channels_in=channels_in)
     assert network(torch.rand(2, channels_in, side, side)).shape == (2, 1, logits, logits)
 
 
@@ -307,7 +307,7 @@ def test_an_engine_computes_the_same_at_any_size(small: nn.Module, folded: bool)
         (UNetConfig, {"norm": "layer"}, "norm"),
         (UNetConfig, {"dropout": 1}, "dropout"),
         (ResNetConfig, {"blocks": 0}, "blocks"),
-        (PatchDiscriminatorConfig, {"channels_in": 0}, "channels_in"),
+        (PatchDiscriminatorConfig, {"width": 0}, "width"),
         (PatchDiscriminatorConfig, {"depth": 3}, "depth"),
     ],
 )

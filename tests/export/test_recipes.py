@@ -138,7 +138,7 @@ def test_grey_pictures_teach_all_but_img2img() -> None:
     ("values", "rule"),
     [
         ({"recipe": "paint"}, "recipe must be one of restore, img2img, pix2pix, cyclegan, dualgan, got 'paint'"),
-        ({"recipe": "img2img", "muon_rate": 1}, "'muon_rate' is no setting of this recipe"),
+        ({"recipe": "img2img", "muon_rate": 1}, "'muon_rate' is no setting here"),
         ({"blur": {"kind": "fog"}}, "'blur.kind' must be .*'gaussian'.*, got 'fog'"),
         ({"steps": 0}, "'steps' must be greater than or equal to 1, got 0"),
         ({"patch": 40}, "'patch' must be a multiple of the network's stride 16, got 40"),

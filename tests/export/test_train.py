@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from export import checkpoint  # noqa: E402
 from export.blur import CASES, MARGIN_PX  # noqa: E402
 from export.degradation import Degradation  # noqa: E402
 from export.errors import ExportError  # noqa: E402
+from export.journal import Journal  # noqa: E402
 from export.material import Sources  # noqa: E402
 from export.metrics import psnr  # noqa: E402
 from export.networks.generator import FrameNet  # noqa: E402
@@ -35,7 +37,8 @@ from export.pictures import read_picture  # noqa: E402
 from export.recipes import configure  # noqa: E402
 from export.recipes.config import TrainConfig  # noqa: E402
 from export.recipes.restore import RestoreConfig  # noqa: E402
-from export.train import Trainer, train  # noqa: E402
+from export.train import train  # noqa: E402
+from export.trainer import Trainer  # noqa: E402
 
 CONFIG = RestoreConfig(
     network=RestoreNetConfig(unshuffle=2, widths=(16, 16), blocks=(1, 1)),
@@ -190,7 +193,7 @@ def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ExportError, match=r"^no usable picture among 0 found$"):
+    with pytest.raises(ExportError, match=r"empty: no picture or video found$"):
         run(CONFIG, tmp_path / "empty", tmp_path / "run")
 
 
@@ -379,3 +382,74 @@ def test_a_gpu_learns_in_every_precision(precision: str, data: Path, tmp_path: P
     config = CONFIG.model_copy(update={"precision": precision})
     losses = [p.losses["loss"] for p in train(config, Sources((data,)), tmp_path, device="cuda", workers=0)]
     assert np.mean(losses[-10:]) < 0.9 * np.mean(losses[:10])
+
+
+def test_a_run_that_begins_anew_forgets_the_best_of_one_that_left_no_checkpoint(data: Path, tmp_path: Path) -> None:
+    validation = (tmp_path / "validation",)
+    scenes.write_scenes(validation[0], 1, first_seed=70)
+    out = tmp_path / "run"
+    run(short(1), data, out, validation=validation)
+    shutil.rmtree(checkpoint.find(out).folder)
+    best = json.loads((out / "best" / "checkpoint.json").read_text())
+    best["validation"]["psnr_db"] = 99.0
+    (out / "best" / "checkpoint.json").write_text(json.dumps(best))
+    run(short(2), data, out, validation=validation)
+    assert checkpoint.find(out / "best").info["validation"]["psnr_db"] < 99
+
+
+def test_a_best_measured_on_another_blur_is_not_compared_with(data: Path, tmp_path: Path) -> None:
+    validation = (tmp_path / "validation",)
+    scenes.write_scenes(validation[0], 1, first_seed=70)
+    easy, hard = (
+        short(n).model_copy(update={"blur": Degradation(kind=kind)}) for n, kind in ((1, "sharp"), (2, "motion"))
+    )
+    run(easy, data, tmp_path / "run", validation=validation)
+    run(hard, data, tmp_path / "run", validation=validation)
+    assert checkpoint.find(tmp_path / "run" / "best").info["step"] == 2
+
+
+def test_what_validates_is_not_learnt_from(data: Path, tmp_path: Path) -> None:
+    scenes.write_scenes(data / "val", 2, first_seed=70)
+    run(short(1), data, tmp_path / "run", validation=(data / "val",))
+    facts = checkpoint.find(tmp_path / "run").info["data"]
+    assert (facts["pictures"], facts["held_out"], facts["origins"]) == (4, 2, ["drawn"])
+
+
+def test_weights_that_are_not_finite_do_not_replace_a_checkpoint(data: Path, tmp_path: Path) -> None:
+    run(short(1), data, tmp_path)
+    ruinous = short(2).model_copy(update={"muon_rate": float("inf")})
+    with pytest.raises(ExportError, match=r"tensors must be finite, .* is not; the checkpoint before it stands"):
+        run(ruinous, data, tmp_path)
+    assert checkpoint.find(tmp_path).info["step"] == 1
+
+
+def test_a_run_that_is_stopped_while_it_decodes_ends_and_leaves_nothing_half_written(
+    data: Path, tmp_path: Path
+) -> None:
+    stop = threading.Event()
+    stop.set()
+    assert list(train(short(2), Sources((data,)), tmp_path / "run", device="cpu", workers=0, stop=stop)) == []
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_what_a_kill_left_half_written_is_cleared_away(data: Path, tmp_path: Path) -> None:
+    run(short(1), data, tmp_path)
+    (tmp_path / ".checkpoint-0000002.partial").mkdir()
+    checkpoint.find(tmp_path).folder.rename(tmp_path / ".checkpoint-0000001.old")
+    assert [step for step, _ in run(short(2), data, tmp_path)] == [2]
+    assert [path.name for path in tmp_path.glob("*checkpoint*")] == ["checkpoint-0000002"]
+
+
+def test_the_newest_checkpoint_is_the_one_of_the_greatest_step(data: Path, tmp_path: Path) -> None:
+    run(short(1), data, tmp_path)
+    for step in (9_999_999, 10_000_000):
+        folder = shutil.copytree(tmp_path / "checkpoint-0000001", tmp_path / f"checkpoint-{step:07d}")
+        info = json.loads((folder / "checkpoint.json").read_text()) | {"step": step}
+        (folder / "checkpoint.json").write_text(json.dumps(info))
+    assert checkpoint.find(tmp_path).info["step"] == 10_000_000
+
+
+def test_a_full_disk_is_one_line_for_the_journal_too(tmp_path: Path) -> None:
+    (tmp_path / "tensorboard").touch()
+    with pytest.raises(ExportError, match="tensorboard: not writable"):
+        Journal(tmp_path, 0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +15,8 @@ import pytest
 from av.video.stream import VideoStream
 
 from export.errors import ExportError
-from export.videos import count_frames, find_material, read_frames, read_material
+from export.pictures import halves
+from export.videos import count_frames, find_material, read_frames, read_material, read_numbered
 
 
 def write_levels(
@@ -29,6 +32,20 @@ def write_levels(
             output.mux(stream.encode(frame.reformat(format=pix_fmt)))
         output.mux(stream.encode(None))
     return path
+
+
+def damaged(path: Path, *packets: int) -> Path:
+    """A copy beside the file, in which these packets hold nothing but zeros."""
+    with av.open(str(path)) as container:
+        places = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+    data = bytearray(path.read_bytes())
+    for number in packets:
+        begin, size = places[number]
+        assert begin
+        data[begin : begin + size] = bytes(size)
+    copy = path.with_name(f"damaged{path.suffix}")
+    copy.write_bytes(data)
+    return copy
 
 
 def level(shown: int) -> np.ndarray:
@@ -59,6 +76,9 @@ def test_every_container_gives_the_frames_that_were_asked_for(tmp_path: Path, su
     video = write_levels(tmp_path / f"rising.{suffix}", RISING, codec="libx264", pix_fmt="yuv444p", gop=gop)
     assert [level_of(frame) for frame in read_frames(video, 8)] == pytest.approx(list(RISING[5::10]), abs=1)
     assert count_frames(video) == 80
+    numbered = [(number, level_of(frame)) for number, frame in read_numbered(video, 8)]
+    assert [number for number, _ in numbered] == list(range(5, 80, 10))
+    assert [shown for _, shown in numbered] == pytest.approx(list(RISING[5::10]), abs=1)
 
 
 def test_a_video_with_fewer_frames_gives_them_all(tmp_path: Path) -> None:
@@ -95,6 +115,26 @@ def test_a_truncated_video_gives_what_decodes(tmp_path: Path) -> None:
     assert len({level_of(frame) for frame in given}) == len(given)
 
 
+@pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
+def test_nothing_stands_in_for_a_damaged_frame(tmp_path: Path, codec: str) -> None:
+    """Packet 10 is lost, in a group that begins with the key frame 8."""
+    whole = write_levels(tmp_path / "whole.mp4", RISING, codec=codec, pix_fmt="yuv420p", gop=4)
+    torn = damaged(whole, 10)
+    right, given = dict(read_numbered(whole, 80)), dict(read_numbered(torn, 80))
+    assert list(right) == list(range(80))
+    assert list(given) == [number for number in range(80) if number not in range(8, 12)]
+    assert all(np.array_equal(frame, right[number]) for number, frame in given.items())
+    assert len(list(read_frames(torn, 80))) == 79
+
+
+def test_a_lost_frame_in_a_container_without_times_leaves_no_number_certain(tmp_path: Path) -> None:
+    whole = write_levels(tmp_path / "whole.avi", RISING, codec="mpeg4", pix_fmt="yuv420p", gop=4)
+    torn = damaged(whole, 10)
+    assert len(list(read_frames(torn, 8))) >= 7
+    with pytest.raises(ExportError, match=r"damaged\.avi: no group of frames, .* decodes without damage"):
+        list(read_numbered(torn, 8))
+
+
 def test_a_truncated_mp4_without_its_index_is_refused_by_name(tmp_path: Path) -> None:
     whole = write_levels(tmp_path / "whole.mp4", RISING, codec="libx264", pix_fmt="yuv420p")
     with pytest.raises(ExportError, match=r"truncated\.mp4: not a video that decodes"):
@@ -127,6 +167,45 @@ def test_pictures_and_videos_are_found_at_any_depth_and_nothing_else(tmp_path: P
         (tmp_path / name).touch()
     found = find_material([tmp_path, tmp_path / "a"])
     assert [path.relative_to(tmp_path).as_posix() for path in found] == ["a/b/x.MP4", "a/y.webm", "z.png"]
+
+
+def test_a_folder_that_is_named_twice_in_different_ways_is_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "uni").mkdir()
+    (tmp_path / "uni" / "x.png").touch()
+    (tmp_path / "link").symlink_to("uni")
+    monkeypatch.chdir(tmp_path)
+    assert find_material([Path("uni"), tmp_path / "uni", Path("link")]) == [Path("uni/x.png")]
+
+
+@pytest.mark.parametrize("given", [".", "..", "../uni/."])
+def test_a_folder_given_without_its_name_is_an_origin_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    (tmp_path / "uni" / "deep").mkdir(parents=True)
+    (tmp_path / "uni" / "x.png").touch()
+    monkeypatch.chdir(tmp_path / "uni" / "deep" if given == ".." else tmp_path / "uni")
+    assert [path.parent.name for path in find_material([Path(given)])] == ["uni"]
+
+
+def test_folders_without_any_picture_or_video_are_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(ExportError, match=rf"^{tmp_path}: no picture or video found$"):
+        find_material([tmp_path])
+
+
+def test_a_name_that_is_not_utf8_is_a_name(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.webp")
+    (tmp_path / name).touch()
+    assert sorted(map(len, halves(find_material([tmp_path])))) == [0, 1]
+
+
+def test_a_file_stays_in_its_half_whatever_its_letters(tmp_path: Path) -> None:
+    """As before names that are not UTF-8 were read: a run that goes on must find the same halves."""
+    names = [tmp_path / "o" / f"café{number}.png" for number in range(20)]
+    expected = [path for path in names if zlib.crc32(f"o/{path.name}".encode()) >> 31]
+    assert halves(names)[1] == expected
 
 
 def test_a_picture_is_material_of_one(tmp_path: Path) -> None:
