@@ -12,8 +12,8 @@ from typing import Any
 from .measure import GAUSSIAN, OWN, RESIZE, Results
 
 ARTICLE = ("img2img-male", "restore-male")
-ON_ALL = ("img2img-200", "img2img-800", "img2img-all", "pix2pix-200", "pix2pix-all", "cyclegan-200", "cyclegan-all")
-RECIPES = ("img2img-all", "restore-male", "pix2pix-all", "cyclegan-all", "dualgan-all")
+ON_ALL = ("img2img-200", "img2img-800", "img2img-all", "pix2pix-200", "pix2pix-all", "cyclegan-all")
+RECIPES = ("img2img-male", "img2img-all", "restore-male", "pix2pix-all", "cyclegan-all", "dualgan-all")
 TESTED = {"male-test": "male faces", "female-test": "female faces", "scenes-test": "scenes"}
 
 Cells = Sequence[str]

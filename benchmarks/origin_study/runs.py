@@ -63,7 +63,6 @@ RUNS = (
     Run("pix2pix-200", "pix2pix", "faces-200", 3000, 8, (*UNET, "discriminator.width=32")),
     Run("img2img-male-both", "img2img", "male", 600, 64, BOTH),
     Run("cyclegan-all", "cyclegan", "faces", 700, 2, RESNET),
-    Run("cyclegan-200", "cyclegan", "faces-200", 700, 2, RESNET),
     Run("dualgan-all", "dualgan", "faces", 1600, 4, (*UNET, "critic.width=32")),
 )
 """Those that differ in the number of pictures alone have the same number of steps."""
