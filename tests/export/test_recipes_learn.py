@@ -107,7 +107,7 @@ def test_cyclegan_improves_on_frames_it_has_not_seen(walk: list[Picture], tmp_pa
 @pytest.mark.long
 def test_dualgan_improves_on_frames_it_has_not_seen(walk: list[Picture], tmp_path: Path) -> None:
     network = {"width": 16, "downs": 3, "dropout": 0}
-    # At a weight of 20 two seeds of three ended in inverted colours: too light a critic cannot object in time.
+    # At a weight of 20 two seeds of three ended in inverted colours, which a cycle does not mind.
     game = {"critic_steps": 1, "clip_weight": 0.1, "reconstruction_weight": 3}
     config = short("dualgan", network=network, critic={"width": 8}, batch=2, steps=400, **game)
     assert np.mean(gains_db(config, walk, tmp_path)) > 0.3
