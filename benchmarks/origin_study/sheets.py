@@ -38,7 +38,7 @@ class Sheet:
 
 ARTICLE = {"img2img": "img2img-male", "img2img both": "img2img-male-both", "restore": "restore-male"}
 RECIPES = {
-    "img2img": "img2img-all",
+    "img2img": "img2img-male",
     "restore": "restore-male",
     "pix2pix": "pix2pix-all",
     "cyclegan": "cyclegan-all",
