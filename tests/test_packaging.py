@@ -21,7 +21,7 @@ REPOSITORY = Path(__file__).parents[1]
 CLIENT = REPOSITORY / "clients" / "python"
 CLIP = REPOSITORY / "tests" / "media" / "demo_blurred.mp4"
 MODULES = {
-    package: {f"{package}/{path.name}" for path in (REPOSITORY / package).glob("*.py")}
+    package: {path.relative_to(REPOSITORY).as_posix() for path in (REPOSITORY / package).rglob("*.py")}
     for package in ("daemon", "engine", "export")
 }
 WAIT_S = 120

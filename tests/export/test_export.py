@@ -255,7 +255,8 @@ def test_weights_that_are_not_finite_are_refused(checkpoint: Path, tmp_path: Pat
         ({"recipe": "paint"}, "recipe must be one of restore, "),
         ({"config": {"network": {"widths": [8]}}}, "the configuration is not one of the recipe 'restore'"),
         ({"config": {}}, "the configuration is not one of the recipe 'restore'"),
-        ({"config": None}, "the configuration is not one of the recipe 'restore'"),
+        ({"config": None}, "'config' must be a table, got None"),
+        ({"step": "many"}, "'step' must be a whole number from 0, got 'many'"),
         ({"format": 7}, "format must be 1, got 7"),
     ],
 )

@@ -167,7 +167,7 @@ def test_a_residual_block_adds_to_what_it_is_given() -> None:
 @pytest.mark.parametrize(("norm", "name"), [("batch", "BatchNorm2d"), ("instance", "InstanceNorm")])
 def test_patchgan_is_the_70_pixel_discriminator_of_pix2pix(norm: str, name: str) -> None:
     config = PatchDiscriminatorConfig.model_validate({"norm": norm})
-    network = of_default_size(lambda: PatchDiscriminator(config))
+    network = of_default_size(lambda: PatchDiscriminator(config, channels_in=6))
     assert layers(network) == [
         *[("Conv2d", 6, 64, 4, 2), LEAKY],
         *[("Conv2d", 64, 128, 4, 2), (name, 128), LEAKY],
