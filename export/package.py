@@ -115,7 +115,7 @@ def export_generator(
 
 def _manifest(name: str, licence: str, checkpoint: Checkpoint, generator: Generator, onnx: bytes) -> Manifest:
     config, data = checkpoint.info["config"], checkpoint.info["data"]
-    kept = ("blur", "blurs", "batch", "patch", "learning_rate", "seed")
+    kept = ("blur", "batch", "patch", "learning_rate", "seed")
     training: dict[str, Any] = {**data, "steps": checkpoint.info["step"], **{k: config[k] for k in kept if k in config}}
     return Manifest(
         id=name,

@@ -49,7 +49,6 @@ class CycleGan:
 
     def __init__(self, config: CycleGanConfig, accelerator: Accelerator) -> None:
         self.config = config
-
         self.generator = self.build(config.network)
         translators = {"to_sharp": self.generator, "to_blurred": self.build(config.network)}
         judges = {name: PatchDiscriminator(config.discriminator) for name in ("sharp", "blurred")}

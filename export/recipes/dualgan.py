@@ -25,7 +25,7 @@ from .recipe import Losses
 
 
 class DualGanConfig(TrainConfig):
-    """Settings of `dualgan`: the paper's, or where it gives a range, what the authors' code began with.
+    """Settings of `dualgan`: the paper's, or where it gives a range, a value of the authors' code.
 
     Instance norm, because what they call batch norm takes the statistics of one picture.
     """
@@ -52,7 +52,6 @@ class DualGan:
 
     def __init__(self, config: DualGanConfig, accelerator: Accelerator) -> None:
         self.config = config
-
         self.generator = self.build(config.network)
         translators = {"to_sharp": self.generator, "to_blurred": self.build(config.network)}
         critics = {name: PatchDiscriminator(config.critic) for name in ("sharp", "blurred")}
