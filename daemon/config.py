@@ -24,8 +24,8 @@ class EngineConfig(_Section):
 
     name: str = Field(default="auto", min_length=1)
     model: str = Field(default="fast", min_length=1)
-    device: str = Field(default="CPU", min_length=1)
-    precision: Literal["auto", "f32", "bf16"] = "auto"
+    device: str = Field(default="auto", min_length=1)
+    precision: Literal["auto", "f32", "bf16", "f16", "int8"] = "auto"
     goal: Literal["latency", "throughput"] = "latency"
     slots: int = Field(default=2, ge=1, le=16)
     tile_px: int = Field(default=2048, ge=64, le=8192)

@@ -7,18 +7,31 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
+from dataclasses import replace
 from typing import Protocol
 
-from .errors import EngineError
+from .driver import why_no_gpu
+from .errors import DeviceMemoryError, EngineError
 from .model import Model, load_model
 from .protocol import Engine, EngineOptions
+from .selfcheck import self_check
+
+log = logging.getLogger(__name__)
 
 BACKENDS = {
+    "tensorrt": "engine.tensorrt.engine:TensorRtEngine",
+    "torch": "engine.torch:TorchEngine",
     "openvino": "engine.openvino:OpenVinoEngine",
     "identity": "engine.identity:IdentityEngine",
 }
-AUTO = ("openvino",)
+AUTO = ("tensorrt", "torch", "openvino")
 """What `auto` tries, best first."""
+CUDA = ("tensorrt", "torch")
+"""Those that `auto` tries only where there is an NVIDIA GPU."""
+
+LEAST_TILE_PX = 256
+"""Tiles are made smaller for want of memory down to this."""
 
 
 class Backend(Protocol):
@@ -30,19 +43,57 @@ class Backend(Protocol):
 def open_engine(name: str, model: str, options: EngineOptions | None = None) -> Engine:
     """Open back-end `name` (`auto` for the best that works here) on `model`, a shipped name or a path.
 
-    Raises EngineError if the back-end or the model is unknown or cannot run here.
+    What is opened has restored the model's check pair. Raises EngineError if the back-end or the model is unknown
+    or cannot run here.
     """
     loaded = load_model(model)
     options = options or EngineOptions()
     if name != "auto":
-        return _backend(name)(loaded, options)
-    reasons = []
+        return open_backend(name, loaded, options)
+    reasons: list[str] = []
     for candidate in AUTO:
         try:
-            return _backend(candidate)(loaded, options)
+            engine = _open_if_it_could(candidate, loaded, options)
         except EngineError as error:
             reasons.append(f"{candidate}: {error}")
+            continue
+        log.info("engine %s%s", engine.spec.backend, f" (not {'; not '.join(reasons)})" if reasons else "")
+        return engine
     raise EngineError("no engine works here: " + "; ".join(reasons))
+
+
+def open_backend(name: str, model: Model, options: EngineOptions) -> Engine:
+    """Open one back-end, with smaller tiles where the device's memory asks for them, and check that it computes."""
+    backend = _backend(name)
+    while True:
+        try:
+            engine = backend(model, options)
+        except DeviceMemoryError as error:
+            smaller = options.tile_px // 2
+            if model.manifest.whole_frame or model.manifest.fixed_tile or smaller < LEAST_TILE_PX:
+                raise EngineError(f"{error}; no smaller tile is left to try") from error
+            log.warning("%s: trying tiles of %d px instead of %d", error, smaller, options.tile_px)
+            options = replace(options, tile_px=smaller)
+        else:
+            break
+    if name == "identity":  # computes nothing
+        return engine
+    try:
+        self_check(engine, model)
+    except BaseException:
+        engine.close()
+        raise
+    return engine
+
+
+def _open_if_it_could(name: str, model: Model, options: EngineOptions) -> Engine:
+    if name in CUDA:
+        if options.device != "auto" and not options.device.startswith("cuda"):
+            raise EngineError(f"device must be cuda, got {options.device!r}")
+        reason = why_no_gpu()
+        if reason:
+            raise EngineError(reason)
+    return open_backend(name, model, options)
 
 
 def _backend(name: str) -> Backend:

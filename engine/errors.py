@@ -7,3 +7,7 @@ class EngineError(Exception):
 
 class ModelError(EngineError):
     """A model file is missing, damaged, or not one that an engine can run."""
+
+
+class DeviceMemoryError(EngineError):
+    """The device has no memory left for what was asked; with smaller tiles it might."""

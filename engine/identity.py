@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING
 
 from .model import Model
 from .protocol import EngineOptions, EngineSpec, Frames, Result, State, Ticket, check_batch
 from .slots import Slots
+
+if TYPE_CHECKING:
+    from typing import Self
 
 
 class _Done:
@@ -34,7 +37,7 @@ class IdentityEngine:
             backend="identity",
             stride=manifest.stride,
             tile=manifest.tile(options.tile_px),
-            fixed_tile=False,
+            fixed_tile=manifest.fixed_tile is not None,
             overlap_px=manifest.overlap_px,
             max_batch=4,
             best_batch=4,

@@ -9,17 +9,21 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import openvino as ov
 from openvino import properties as props
 
 from .errors import EngineError, ModelError
-from .model import Manifest, Model
+from .model import Manifest, Model, Precision
 from .protocol import EngineOptions, EngineSpec, Frames, Result, State, check_batch
 from .slots import Slots
+
+if TYPE_CHECKING:
+    from typing import Self
 
 SHAPES_KEPT = 4
 """Compiled shapes that are kept: a stream that changes its size back and forth compiles each size once."""
@@ -63,19 +67,19 @@ class OpenVinoEngine:
     def __init__(self, model: Model, options: EngineOptions) -> None:
         self._manifest: Manifest = model.manifest
         self._core = ov.Core()
-        if options.device.split(":")[0].split(".")[0] not in {*self._core.available_devices, "AUTO"}:
+        self._device = "CPU" if options.device == "auto" else options.device
+        if self._device.split(":")[0].split(".")[0] not in {*self._core.available_devices, "AUTO"}:
             raise EngineError(
-                f"OpenVINO device must be one of {', '.join(self._core.available_devices)}, got {options.device!r}"
+                f"OpenVINO device must be auto or one of {', '.join(self._core.available_devices)},"
+                f" got {options.device!r}"
             )
-        try:
-            self._model = self._core.read_model(model.onnx)
-        except RuntimeError as error:
-            raise ModelError(
-                f"{model.path.with_name(model.manifest.file)}: not an ONNX graph ({_first_line(error)})"
-            ) from error
-        self._check_graph(model)
-        self._device = options.device
         precision = self._choose_precision(options.precision)
+        graph: Precision = "int8" if precision == "int8" else "f32"
+        try:
+            self._model = self._core.read_model(model.graph(graph))
+        except RuntimeError as error:
+            raise ModelError(f"{model.graph_path(graph)}: not an ONNX graph ({_first_line(error)})") from error
+        self._check_graph(model.graph_path(graph))
         latency = options.goal == "latency"
         self._config = {
             props.hint.performance_mode: props.hint.PerformanceMode.LATENCY
@@ -83,14 +87,14 @@ class OpenVinoEngine:
             else props.hint.PerformanceMode.THROUGHPUT,
             props.hint.num_requests: options.slots,
         }
-        if precision != "auto":
+        if precision in ("f32", "bf16"):
             self._config[props.hint.inference_precision] = ov.Type.bf16 if precision == "bf16" else ov.Type.f32
         self.spec = EngineSpec(
             model=self._manifest.id,
-            backend=f"openvino/{options.device} {precision}",
+            backend=f"openvino/{self._device} {precision}",
             stride=self._manifest.stride,
             tile=self._manifest.tile(options.tile_px),
-            fixed_tile=False,
+            fixed_tile=self._manifest.fixed_tile is not None,
             overlap_px=self._manifest.overlap_px,
             max_batch=4,
             best_batch=1,  # a processor runs frames one after another anyway, and small ones stay in its caches
@@ -102,8 +106,7 @@ class OpenVinoEngine:
         self._compiling = threading.Lock()
         self._slots = Slots(range(options.slots))
 
-    def _check_graph(self, model: Model) -> None:
-        file = model.path.with_name(model.manifest.file)
+    def _check_graph(self, file: Path) -> None:
         takes = {name for port in self._model.inputs for name in port.names}
         gives = {name for port in self._model.outputs for name in port.names}
         need_in = {"frames", *(s.input for s in self._manifest.states)}
@@ -118,9 +121,9 @@ class OpenVinoEngine:
             raise ModelError(f"{file}: 'frames' and 'restored' must be uint8, got {types[0]} and {types[1]}")
 
     def _choose_precision(self, wanted: str) -> str:
-        if wanted not in ("auto", "f32", "bf16"):
-            raise EngineError(f"precision must be auto, f32 or bf16, got {wanted!r}")
-        allowed = self._manifest.precisions
+        if wanted not in ("auto", "f32", "bf16", "int8"):
+            raise EngineError(f"precision must be auto, f32, bf16 or int8 on OpenVINO, got {wanted!r}")
+        allowed = tuple(name for name in self._manifest.precisions if name != "f16")
         if wanted not in ("auto", *allowed):
             raise EngineError(
                 f"precision must be auto or {' or '.join(allowed)} for model {self._manifest.id!r}, as its export"
@@ -129,6 +132,8 @@ class OpenVinoEngine:
         has_bf16 = "BF16" in self._core.get_property(self._device.split(":")[0], "OPTIMIZATION_CAPABILITIES")
         if wanted == "bf16" and not has_bf16:
             raise EngineError(f"precision bf16 needs a device that has it; {self._device} does not")
+        if wanted == "int8":
+            return "int8"
         if "bf16" not in allowed:
             return "f32"  # also where the device would choose a half precision of its own
         if wanted == "auto" and self._device != "CPU":

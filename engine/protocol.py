@@ -7,13 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .errors import EngineError
+
+if TYPE_CHECKING:
+    from typing import Self  # Python 3.10, where TensorRT 8.6 lives, has none
 
 Frames = NDArray[np.uint8]
 """A batch of RGB frames, (N, H, W, 3)."""
@@ -28,18 +32,23 @@ A recurrent model takes the handles that the frame before returned. `None` start
 class EngineOptions:
     """How an engine runs.
 
-    device: the back-end's own device name, e.g. `CPU`.
-    precision: `auto` takes the fastest that the device has and the model allows; `f32` and `bf16` insist.
+    device: the back-end's own device name, e.g. `CPU` or `cuda:1`; `auto` is the best that it has.
+    precision: `auto` takes the fastest that the device has and the model allows; a name of
+        `engine.model.Precision` insists.
     slots: batches in flight.
     tile_px: greatest side of a tile; larger frames are cut, unless the model needs them whole.
     goal: `latency` gives all cores to one frame, `throughput` a core each to several.
+    sizes: tile sizes (H, W) to be fastest at; the others run too.
+    cache: folder in which compiled engines are kept for the next start; None keeps none.
     """
 
-    device: str = "CPU"
+    device: str = "auto"
     precision: str = "auto"
     slots: int = 2
     tile_px: int = 2048
     goal: str = "latency"
+    sizes: tuple[tuple[int, int], ...] = ()
+    cache: Path | None = None
 
 
 @dataclass(frozen=True)

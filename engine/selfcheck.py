@@ -1,0 +1,89 @@
+"""The self-check: an engine that does not compute what its checkpoint computes is refused before it serves.
+
+Knows engines and the check pair that lies beside a model; no back-end.
+
+A check pair is an `.npz` file of two arrays, `blurred` and `restored`, both uint8 RGB (T, H, W, 3): T frames of one
+stream, and what the checkpoint makes of them. `deblurd export` writes it.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import zipfile
+from collections.abc import Sequence
+
+import numpy as np
+
+from .errors import EngineError, ModelError
+from .model import Model
+from .protocol import Engine, Frames, State
+
+LEAST_PSNR_DB = 40.0
+"""How near the engine must come to the checkpoint. Every allowed precision reaches 48 dB; a broken engine, none."""
+
+
+def self_check(engine: Engine, model: Model) -> None:
+    """Restore the model's check pair. Raises EngineError if the result is wrong, black or noise.
+
+    A model without a check pair only has to keep a drawn picture recognisable.
+    """
+    blurred, wanted = read_check_pair(model) if model.check else _drawn_pair(engine)
+    states: Sequence[State | None] | None = None
+    for number, (frame, truth) in enumerate(zip(blurred, wanted, strict=True)):
+        with engine.submit(frame[None], states).result() as result:
+            states = result.states
+            restored = result.frames[0].copy()
+        psnr_db = _psnr_db(truth, restored)
+        least_db = LEAST_PSNR_DB if model.check else LEAST_LIKENESS_DB
+        if psnr_db < least_db:
+            raise EngineError(
+                f"{engine.spec.backend} does not compute what model {model.manifest.id!r} should: its self-check must"
+                f" come within {least_db:.0f} dB of the checkpoint, got {psnr_db:.1f} dB{_looks(restored)}"
+                f" (frame {number + 1} of {len(blurred)})"
+            )
+
+
+def read_check_pair(model: Model) -> tuple[Frames, Frames]:
+    """The arrays `blurred` and `restored`; ModelError for anything else."""
+    assert model.check is not None
+    assert model.manifest.check is not None
+    path = model.path.with_name(model.manifest.check.file)
+    try:
+        with np.load(io.BytesIO(model.check), allow_pickle=False) as arrays:
+            blurred, restored = arrays["blurred"], arrays["restored"]
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise ModelError(f"{path}: not a check pair ({error})") from error
+    if blurred.shape != restored.shape or blurred.ndim != 4 or blurred.dtype != np.uint8 or restored.dtype != np.uint8:
+        raise ModelError(
+            f"{path}: a check pair must be uint8 (T, H, W, 3) twice, got {blurred.shape}, {restored.shape}"
+        )
+    return blurred, restored
+
+
+LEAST_LIKENESS_DB = 12.0
+"""Without a check pair: any restorer leaves a soft picture recognisable."""
+
+
+def _drawn_pair(engine: Engine) -> tuple[Frames, Frames]:
+    """A soft pattern in the smallest allowed size of about 128 px, which should come out much as it went in."""
+    spec = engine.spec
+    height, width = spec.tile if spec.fixed_tile else (math.ceil(128 / spec.stride) * spec.stride,) * 2
+    height, width = min(height, spec.tile[0]), min(width, spec.tile[1])
+    y, x = np.mgrid[:height, :width]
+    waves = [128 + 60 * np.sin(x / (11 + 3 * channel)) * np.cos(y / (17 - 4 * channel)) for channel in range(3)]
+    picture = np.stack(waves, axis=-1).round().astype(np.uint8)[None]
+    return picture, picture
+
+
+def _psnr_db(truth: Frames, restored: Frames) -> float:
+    error = float(np.mean(np.square(truth.astype(np.float32) - restored)))
+    return 10 * math.log10(255**2 / error) if error else math.inf
+
+
+def _looks(picture: Frames) -> str:
+    """What NaN and dead outputs look like once they are uint8."""
+    least, most = int(picture.min()), int(picture.max())
+    if least != most:
+        return ""
+    return ", all black" if most == 0 else f", every pixel {most}"
