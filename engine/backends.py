@@ -64,18 +64,7 @@ def open_engine(name: str, model: str, options: EngineOptions | None = None) -> 
 
 def open_backend(name: str, model: Model, options: EngineOptions) -> Engine:
     """Open one back-end, with smaller tiles where the device's memory asks for them, and check that it computes."""
-    backend = _backend(name)
-    while True:
-        try:
-            engine = backend(model, options)
-        except DeviceMemoryError as error:
-            smaller = options.tile_px // 2
-            if model.manifest.whole_frame or model.manifest.fixed_tile or smaller < LEAST_TILE_PX:
-                raise EngineError(f"{error}; no smaller tile is left to try") from error
-            log.warning("%s: trying tiles of %d px instead of %d", error, smaller, options.tile_px)
-            options = replace(options, tile_px=smaller)
-        else:
-            break
+    engine = _open_within_memory(_backend(name), model, options)
     if name == "identity":  # computes nothing
         return engine
     try:
@@ -84,6 +73,17 @@ def open_backend(name: str, model: Model, options: EngineOptions) -> Engine:
         engine.close()
         raise
     return engine
+
+
+def _open_within_memory(backend: Backend, model: Model, options: EngineOptions) -> Engine:
+    try:
+        return backend(model, options)
+    except DeviceMemoryError as error:
+        smaller = options.tile_px // 2
+        if model.manifest.whole_frame or model.manifest.fixed_tile or smaller < LEAST_TILE_PX:
+            raise EngineError(f"{error}; no smaller tile is left to try") from error
+        log.warning("%s; trying tiles of %d px instead of %d", error, smaller, options.tile_px)
+        return _open_within_memory(backend, model, replace(options, tile_px=smaller))
 
 
 def _open_if_it_could(name: str, model: Model, options: EngineOptions) -> Engine:

@@ -22,20 +22,23 @@ from .protocol import Engine, Frames, State
 LEAST_PSNR_DB = 40.0
 """How near the engine must come to the checkpoint. Every allowed precision reaches 48 dB; a broken engine, none."""
 
+LEAST_LIKENESS_DB = 12.0
+"""The same without a check pair: any restorer leaves a soft picture recognisable."""
+
 
 def self_check(engine: Engine, model: Model) -> None:
     """Restore the model's check pair. Raises EngineError if the result is wrong, black or noise.
 
     A model without a check pair only has to keep a drawn picture recognisable.
     """
-    blurred, wanted = read_check_pair(model) if model.check else _drawn_pair(engine)
+    blurred, wanted = read_check_pair(model) if model.check is not None else _drawn_pair(engine)
     states: Sequence[State | None] | None = None
     for number, (frame, truth) in enumerate(zip(blurred, wanted, strict=True)):
         with engine.submit(frame[None], states).result() as result:
             states = result.states
             restored = result.frames[0].copy()
         psnr_db = _psnr_db(truth, restored)
-        least_db = LEAST_PSNR_DB if model.check else LEAST_LIKENESS_DB
+        least_db = LEAST_PSNR_DB if model.check is not None else LEAST_LIKENESS_DB
         if psnr_db < least_db:
             raise EngineError(
                 f"{engine.spec.backend} does not compute what model {model.manifest.id!r} should: its self-check must"
@@ -52,17 +55,14 @@ def read_check_pair(model: Model) -> tuple[Frames, Frames]:
     try:
         with np.load(io.BytesIO(model.check), allow_pickle=False) as arrays:
             blurred, restored = arrays["blurred"], arrays["restored"]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise ModelError(f"{path}: not a check pair ({error})") from error
-    if blurred.shape != restored.shape or blurred.ndim != 4 or blurred.dtype != np.uint8 or restored.dtype != np.uint8:
-        raise ModelError(
-            f"{path}: a check pair must be uint8 (T, H, W, 3) twice, got {blurred.shape}, {restored.shape}"
-        )
+    for frames in (blurred, restored):
+        if frames.dtype != np.uint8 or frames.ndim != 4 or not frames.size or frames.shape != blurred.shape:
+            raise ModelError(
+                f"{path}: a check pair must be uint8 (T, H, W, 3) twice, got {frames.dtype} {frames.shape}"
+            )
     return blurred, restored
-
-
-LEAST_LIKENESS_DB = 12.0
-"""Without a check pair: any restorer leaves a soft picture recognisable."""
 
 
 def _drawn_pair(engine: Engine) -> tuple[Frames, Frames]:

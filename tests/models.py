@@ -44,6 +44,21 @@ def brighten_onnx() -> bytes:
     )
 
 
+def constant_onnx(level: float) -> bytes:
+    """A model that gives the same for every frame: `level` everywhere, which may be NaN."""
+    onnx = pytest.importorskip("onnx")
+    node, tensor = onnx.helper.make_node, onnx.helper.make_tensor_value_info
+    nodes = [*_enter(onnx), node("Mul", ["levels", "none"], ["nothing"]), node("Add", ["nothing", "level"], ["sum"])]
+    shape = ["N", "H", "W", 3]
+    return _serialise(
+        onnx,
+        [*nodes, *_leave(onnx, "sum")],
+        [tensor("frames", onnx.TensorProto.UINT8, shape)],
+        [tensor("restored", onnx.TensorProto.UINT8, shape)],
+        {"none": np.float32(0), "level": np.float32(level), **_limits()},
+    )
+
+
 def centred(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """What the model of `centre_onnx` gives."""
     mean = frames.mean(axis=(1, 2), keepdims=True, dtype=np.float64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import models
@@ -17,8 +17,14 @@ from engine.backends import BACKENDS, open_engine
 from engine.errors import EngineError
 from engine.protocol import Engine, EngineOptions, Frames
 
-RECURRENT = ["openvino"]
 OPTIONS = EngineOptions(precision="f32", slots=2, tile_px=64)
+DEVICES = {"openvino": "CPU", "torch": "cpu", "torch on CUDA": "cuda", "tensorrt": "cuda"}
+COMPUTING = [pytest.param(name, marks=[pytest.mark.gpu] if DEVICES[name] == "cuda" else []) for name in DEVICES]
+
+
+def opened(name: str, path: Path) -> Engine:
+    """Back-end `name` on a model, at the smallest tiles."""
+    return open_engine(name.split()[0], str(path), replace(OPTIONS, device=DEVICES.get(name, "auto")))
 
 
 @dataclass(frozen=True)
@@ -29,26 +35,30 @@ class Case:
     expected: Callable[[Frames], Frames]
 
 
-@pytest.fixture(params=sorted(BACKENDS))
+@pytest.fixture(params=["identity", *COMPUTING])
 def case(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Case]:
     path = models.write_model(tmp_path, models.brighten_onnx())
-    with open_engine(request.param, str(path), OPTIONS) as engine:
+    with opened(request.param, path) as engine:
         yield Case(engine, (lambda frames: frames) if request.param == "identity" else models.brightened)
 
 
-@pytest.fixture(params=RECURRENT)
+@pytest.fixture(params=COMPUTING)
 def echo(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
     path = models.write_model(tmp_path, models.echo_onnx(), states=(models.STATE,))
-    with open_engine(request.param, str(path), OPTIONS) as engine:
+    with opened(request.param, path) as engine:
         yield engine
 
 
-@pytest.fixture(params=sorted(BACKENDS))
+@pytest.fixture(params=["identity", *COMPUTING])
 def whole(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Case]:
     """A model that may not be tiled, on an engine that was told to cut frames at 64 px."""
     path = models.write_model(tmp_path, models.centre_onnx(), overlap_px=0, whole_frame=True)
-    with open_engine(request.param, str(path), OPTIONS) as engine:
+    with opened(request.param, path) as engine:
         yield Case(engine, (lambda frames: frames) if request.param == "identity" else models.centred)
+
+
+def test_every_back_end_is_held_to_the_contract() -> None:
+    assert {"identity", *(name.split()[0] for name in DEVICES)} == set(BACKENDS)
 
 
 def frames(*shape: int, seed: int = 0) -> Frames:
