@@ -22,28 +22,25 @@ from .protocol import Engine, Frames, State
 LEAST_PSNR_DB = 40.0
 """How near the engine must come to the checkpoint. Every allowed precision reaches 48 dB; a broken engine, none."""
 
-LEAST_LIKENESS_DB = 12.0
-"""The same without a check pair: any restorer leaves a soft picture recognisable."""
-
 
 def self_check(engine: Engine, model: Model) -> None:
     """Restore the model's check pair. Raises EngineError if the result is wrong, black or noise.
 
-    A model without a check pair only has to keep a drawn picture recognisable.
+    A model without a check pair only has to make a picture of a picture.
     """
-    blurred, wanted = read_check_pair(model) if model.check is not None else _drawn_pair(engine)
+    if model.check is None:
+        _check_alive(engine, model)
+        return
+    blurred, wanted = read_check_pair(model)
     states: Sequence[State | None] | None = None
     for number, (frame, truth) in enumerate(zip(blurred, wanted, strict=True)):
-        with engine.submit(frame[None], states).result() as result:
-            states = result.states
-            restored = result.frames[0].copy()
+        restored, states = _restore(engine, frame, states)
         psnr_db = _psnr_db(truth, restored)
-        least_db = LEAST_PSNR_DB if model.check is not None else LEAST_LIKENESS_DB
-        if psnr_db < least_db:
+        if psnr_db < LEAST_PSNR_DB:
             raise EngineError(
                 f"{engine.spec.backend} does not compute what model {model.manifest.id!r} should: its self-check must"
-                f" come within {least_db:.0f} dB of the checkpoint, got {psnr_db:.1f} dB{_looks(restored)}"
-                f" (frame {number + 1} of {len(blurred)})"
+                f" come within {LEAST_PSNR_DB:.0f} dB of the checkpoint, got {psnr_db:.1f} dB"
+                f"{', ' + _flat(restored) if _flat(restored) else ''} (frame {number + 1} of {len(blurred)})"
             )
 
 
@@ -65,15 +62,25 @@ def read_check_pair(model: Model) -> tuple[Frames, Frames]:
     return blurred, restored
 
 
-def _drawn_pair(engine: Engine) -> tuple[Frames, Frames]:
-    """A soft pattern in the smallest allowed size of about 128 px, which should come out much as it went in."""
+def _check_alive(engine: Engine, model: Model) -> None:
+    """Refuse black, and what NaN becomes in uint8, for a soft pattern of the smallest allowed size of about 128 px."""
     spec = engine.spec
     height, width = spec.tile if spec.fixed_tile else (math.ceil(128 / spec.stride) * spec.stride,) * 2
-    height, width = min(height, spec.tile[0]), min(width, spec.tile[1])
-    y, x = np.mgrid[:height, :width]
+    y, x = np.mgrid[: min(height, spec.tile[0]), : min(width, spec.tile[1])]
     waves = [128 + 60 * np.sin(x / (11 + 3 * channel)) * np.cos(y / (17 - 4 * channel)) for channel in range(3)]
-    picture = np.stack(waves, axis=-1).round().astype(np.uint8)[None]
-    return picture, picture
+    restored, _ = _restore(engine, np.stack(waves, axis=-1).round().astype(np.uint8), None)
+    if _flat(restored):
+        raise EngineError(
+            f"{spec.backend} does not compute what model {model.manifest.id!r} should: its self-check must give a"
+            f" picture, got {_flat(restored)}"
+        )
+
+
+def _restore(
+    engine: Engine, frame: Frames, states: Sequence[State | None] | None
+) -> tuple[Frames, Sequence[State | None]]:
+    with engine.submit(frame[None], states).result() as result:
+        return result.frames[0].copy(), result.states
 
 
 def _psnr_db(truth: Frames, restored: Frames) -> float:
@@ -81,9 +88,9 @@ def _psnr_db(truth: Frames, restored: Frames) -> float:
     return 10 * math.log10(255**2 / error) if error else math.inf
 
 
-def _looks(picture: Frames) -> str:
-    """What NaN and dead outputs look like once they are uint8."""
+def _flat(picture: Frames) -> str:
+    """What a dead output, or NaN once it is uint8, looks like; nothing for a picture."""
     least, most = int(picture.min()), int(picture.max())
     if least != most:
         return ""
-    return ", all black" if most == 0 else f", every pixel {most}"
+    return "all black" if most == 0 else f"every pixel {most}"
