@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import models
 import numpy as np
 import pytest
+import tensorrt_double
 from numpy.typing import NDArray
 
 from daemon.tiles import TilePlan
@@ -18,13 +20,21 @@ from engine.errors import EngineError
 from engine.protocol import Engine, EngineOptions, Frames
 
 OPTIONS = EngineOptions(precision="f32", slots=2, tile_px=64)
-DEVICES = {"openvino": "CPU", "torch": "cpu", "torch on CUDA": "cuda", "tensorrt": "cuda"}
+STAND_IN = "tensorrt on a stand-in"
+"""Everything of ours, on a TensorRT and a CUDA device made of host memory: `tensorrt_double`, `cuda_double`."""
+DEVICES = {"openvino": "CPU", "torch": "cpu", STAND_IN: "auto", "torch on CUDA": "cuda", "tensorrt": "cuda"}
 COMPUTING = [pytest.param(name, marks=[pytest.mark.gpu] if DEVICES[name] == "cuda" else []) for name in DEVICES]
 
 
-def opened(name: str, path: Path) -> Engine:
+@contextmanager
+def opened(name: str, path: Path) -> Iterator[Engine]:
     """Back-end `name` on a model, at the smallest tiles."""
-    return open_engine(name.split()[0], str(path), replace(OPTIONS, device=DEVICES.get(name, "auto")))
+    with ExitStack() as stack:
+        double = stack.enter_context(tensorrt_double.installed()) if name == STAND_IN else None
+        options = replace(OPTIONS, device=DEVICES.get(name, "auto"))
+        yield stack.enter_context(open_engine(name.split()[0], str(path), options))
+        stack.close()
+        assert double is None or not double.device.used  # all device memory was given back
 
 
 @dataclass(frozen=True)

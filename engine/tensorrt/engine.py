@@ -1,0 +1,212 @@
+"""The production engine: TensorRT on an NVIDIA GPU.
+
+Knows how plan, cache, device and slots go together; nothing of video.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, cast
+
+from ..cache import Cache, Key
+from ..errors import EngineError
+from ..model import Manifest, Model, Precision
+from ..protocol import EngineOptions, EngineSpec, Frames, Result, State, Ticket, check_batch
+from ..slots import Slots
+from .device import Device, find_device
+from .history import HistoryPool
+from .library import Library
+from .plan import build
+from .profiles import Profiles
+from .slot import Slot
+
+if TYPE_CHECKING:
+    from typing import Self
+
+log = logging.getLogger(__name__)
+
+MAX_BATCH = 4
+
+
+class _Ticket:
+    def __init__(self, engine: TensorRtEngine, slot: Slot, frames: Frames, states: Sequence[State | None]) -> None:
+        self._engine, self._slot, self._frames, self._states = engine, slot, frames, states
+
+    def result(self) -> Result:
+        slots = self._engine._slots
+        try:
+            with self._engine._device.current():
+                self._slot.wait()
+        except BaseException:
+            slots.give(self._slot)
+            raise
+        return Result(self._frames, self._states, lambda: slots.give(self._slot))
+
+
+class TensorRtEngine:
+    """A model on an NVIDIA GPU through TensorRT, or through TensorRT-RTX where only that is installed.
+
+    The plan is built for this GPU when it is first needed, and comes from the cache afterwards. Every slot has a
+    stream of its own, so that upload, compute and download of neighbouring batches overlap.
+    """
+
+    @staticmethod
+    def must_build(model: Model, options: EngineOptions) -> bool:
+        """Whether opening takes long, because the plan is not in the cache. Raises EngineError."""
+        device, library = find_device(options.device), Library()
+        cache = _cache(options)
+        return cache is None or cache.get(_Order(model, options).key(device, library)) is None
+
+    def __init__(self, model: Model, options: EngineOptions) -> None:
+        self._device, self._library = find_device(options.device), Library()
+        order = _Order(model, options)
+        manifest = model.manifest
+        with self._device.current() as cuda:
+            self._engine = _open(self._device, self._library, order, _cache(options))
+            states = manifest.states
+            self._pool = HistoryPool(cuda, [(_bytes(self._engine, state.input), state.scale) for state in states])
+            self.spec = order.spec(f"tensorrt/{self._device.name} {order.precision}", options)
+            made = [
+                Slot(self._device, self._library, self._engine, order.profiles, states, self._pool)
+                for _ in range(options.slots)
+            ]
+            self._made = made
+            self._slots = Slots(made)
+            try:
+                self._try_memory()
+            except BaseException:
+                self.close()
+                raise
+
+    def submit(self, batch: Frames, states: Sequence[State | None] | None = None) -> Ticket:
+        check_batch(self.spec, batch, states)
+        size = batch.shape[1], batch.shape[2]
+        before = [self._pool.checked(state, size) for state in states or [None] * len(batch)]
+        slot = self._slots.take()
+        try:
+            with self._device.current():
+                restored, after = slot.start(batch, before)
+        except BaseException as error:
+            self._slots.give(slot)
+            if isinstance(error, RuntimeError):  # of a graph
+                raise EngineError(f"{self._device.name} failed: {error}") from error
+            raise
+        return _Ticket(self, slot, restored, after)
+
+    def close(self) -> None:
+        self._slots.close()
+        made, self._made = self._made, []
+        with self._device.current():
+            for slot in made:
+                slot.close()
+            self._pool.close()
+            self._engine = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def _try_memory(self) -> None:
+        """Find out now whether the greatest batches fit into the device's memory, in all slots at once.
+
+        Not for whole frames: their limit is far from what comes.
+        """
+        if self.spec.whole_frame:
+            return
+        greatest = (self.spec.max_batch, *self.spec.tile)
+        for slot in self._made:
+            slot.lane(greatest)
+        for slot in self._made:
+            slot.forget(greatest)
+
+
+class _Order:
+    """What is to be built: a model's graph in one precision, for some shapes."""
+
+    def __init__(self, model: Model, options: EngineOptions) -> None:
+        manifest = model.manifest
+        self.model = model
+        self.precision = _choose_precision(manifest, options.precision)
+        self.profiles = Profiles.of(manifest, manifest.tile(options.tile_px), MAX_BATCH, options.sizes)
+
+    def key(self, device: Device, library: Library) -> Key:
+        """Everything that a plan depends on."""
+        pinned = self.model.manifest.pinned()
+        graph = pinned[self.precision if self.precision in pinned else "f32"]
+        ranges = [{name: [list(shape) for shape in span] for name, span in one.items()} for one in self.profiles.ranges]
+        return {
+            "kind": "plan",
+            "library": library.version,
+            **device.facts,
+            "onnx": graph.sha256,
+            "precision": self.precision,
+            "profiles": ranges,
+        }
+
+    def spec(self, backend: str, options: EngineOptions) -> EngineSpec:
+        manifest = self.model.manifest
+        return EngineSpec(
+            model=manifest.id,
+            backend=backend,
+            stride=manifest.stride,
+            tile=manifest.tile(options.tile_px),
+            fixed_tile=manifest.fixed_tile is not None,
+            overlap_px=manifest.overlap_px,
+            max_batch=MAX_BATCH,
+            best_batch=MAX_BATCH,
+            slots=options.slots,
+            recurrent=bool(manifest.states),
+            whole_frame=manifest.whole_frame,
+        )
+
+
+def _open(device: Device, library: Library, order: _Order, cache: Cache | None) -> Any:
+    """The engine of `order`: from the cache if there is one that this library takes, or else built now."""
+
+    def make() -> bytes:
+        log.info("building %s for %s with %s", order.model.manifest.id, device.facts["gpu"], library.version)
+        timing_key = {"kind": "timing", "library": library.version, **device.facts}
+        known = cache.get(timing_key) if cache else None
+        plan, learnt = build(library, order.model, order.precision, order.profiles, known or b"")
+        if cache and learnt:
+            cache.put(timing_key, learnt)
+        return plan
+
+    key = order.key(device, library)
+    engine = _deserialize(library, cache.get_or_make(key, make) if cache else make())
+    if engine is None and cache:  # whole, but not for this library: it may have been built by another build of it
+        cache.drop(key)
+        engine = _deserialize(library, cache.get_or_make(key, make))
+    if engine is None:
+        raise EngineError(f"{library.version} does not take the plan that it built{library.why()}")
+    return engine
+
+
+def _deserialize(library: Library, plan: bytes) -> Any:
+    runtime = library.module.Runtime(library.logger)
+    runtime.engine_host_code_allowed = False  # a plan may bring code for the host: ours never does
+    return runtime.deserialize_cuda_engine(plan)
+
+
+def _choose_precision(manifest: Manifest, wanted: str) -> Precision:
+    allowed = tuple(name for name in ("f16", "int8", "f32") if name in manifest.precisions)
+    if wanted == "auto":
+        return "f16" if "f16" in allowed else "f32"
+    if wanted not in allowed:
+        raise EngineError(
+            f"precision must be auto or {' or '.join(allowed)} for model {manifest.id!r} on TensorRT, got {wanted!r}"
+        )
+    return cast("Precision", wanted)
+
+
+def _bytes(engine: Any, name: str) -> int:
+    """Bytes of all channels of one pixel of the tensor `name`."""
+    return int(engine.get_tensor_shape(name)[1]) * int(engine.get_tensor_dtype(name).itemsize)
+
+
+def _cache(options: EngineOptions) -> Cache | None:
+    return Cache(options.cache) if options.cache else None
