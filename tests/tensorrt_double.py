@@ -1,4 +1,4 @@
-"""A TensorRT that computes in host memory, behind the real classes of TensorRT 11.4.
+"""A TensorRT that computes in host memory, behind the real classes of TensorRT.
 
 NVIDIA's own bindings decide which classes, methods, arguments and properties there are: they import without their
 library when stand-ins for its nine entry points are there, which `gcc` makes. What is behind them is here: a plan is the
@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import importlib.machinery
+import importlib.util
 import json
 import re
 import shutil
@@ -25,7 +27,7 @@ import cuda_double
 import numpy as np
 import pytest
 
-SONAMES = ("libnvinfer.so.11", "libnvonnxparser.so.11", "libnvinfer_plugin.so.11")
+LIBRARIES = ("libnvinfer", "libnvonnxparser", "libnvinfer_plugin")
 ENTRY_POINTS = """
 #define NOTHING(name) void *name(void) { return 0; }
 NOTHING(createInferBuilder_INTERNAL) NOTHING(createInferRefitter_INTERNAL) NOTHING(createInferRuntime_INTERNAL)
@@ -35,18 +37,21 @@ NOTHING(getPluginRegistry) NOTHING(getNvOnnxParserVersion) NOTHING(initLibNvInfe
 
 
 def real_classes() -> Any:
-    """The module `tensorrt_bindings` 11.x without its library; skips the test where it cannot be had."""
+    """The module `tensorrt_bindings` without its library; skips the test where it cannot be had."""
     if "tensorrt_bindings" in sys.modules:
         return sys.modules["tensorrt_bindings"]
-    if importlib.util.find_spec("tensorrt_bindings") is None:
+    spec = importlib.util.find_spec("tensorrt_bindings")
+    if spec is None or spec.origin is None:
         pytest.skip("needs NVIDIA's classes: pip install tensorrt-cu13-bindings")
     if shutil.which("gcc") is None:
         pytest.skip("needs gcc, for stand-ins of the library of tensorrt-cu13-bindings")
+    (major,) = re.findall(r'^__version__ = "(\d+)\.', Path(spec.origin).read_text(encoding="utf-8"), re.MULTILINE)
     with tempfile.TemporaryDirectory() as folder:
-        for name in SONAMES:
+        for library in LIBRARIES:
+            name = f"{library}.so.{major}"
             # Loaded for these bindings alone: TensorRT-RTX has the same entry points, and may be in this process.
             command = ["gcc", "-w", "-shared", "-fPIC", f"-Wl,-soname,{name}", "-o", f"{folder}/{name}", "-x", "c", "-"]
-            subprocess.run(command, input=ENTRY_POINTS if name == SONAMES[0] else "", text=True, check=True)
+            subprocess.run(command, input=ENTRY_POINTS if library == LIBRARIES[0] else "", text=True, check=True)
             ctypes.CDLL(f"{folder}/{name}")
         return importlib.import_module("tensorrt_bindings")
 
@@ -134,6 +139,13 @@ class Double:
         return module  # type: ignore[no-any-return]
 
 
+def forget_devices() -> None:
+    """Let the engine look at its devices anew."""
+    from engine.tensorrt import device
+
+    device._device.cache_clear()
+
+
 @contextmanager
 def installed() -> Iterator[Double]:
     """Let `tensorrt`, `pycuda` and `cuda.bindings` be the stand-ins, and the GPU be there."""
@@ -156,11 +168,11 @@ def installed() -> Iterator[Double]:
         }.items():
             patch.setitem(sys.modules, name, module)
         patch.setattr(device, "why_no_gpu", lambda: None)
-        device._device.cache_clear()
+        forget_devices()
         try:
             yield double
         finally:
-            device._device.cache_clear()
+            forget_devices()
 
 
 class Tensor:

@@ -55,7 +55,7 @@ class Device:
     def out_of_memory(self) -> DeviceMemoryError:
         """The error that says how much memory there is; for where the device is current."""
         free, total = (size >> 20 for size in self.cuda.mem_get_info())
-        return DeviceMemoryError(f"{self.name} has no memory left: {free} of {total} MB are free")
+        return DeviceMemoryError(f"{self.name} has too little memory: {free} of {total} MB are free")
 
 
 def find_device(name: str) -> Device:

@@ -161,6 +161,7 @@ class _Order:
             slots=options.slots,
             recurrent=bool(manifest.states),
             whole_frame=manifest.whole_frame,
+            sizes=self.profiles.sizes,
         )
 
 

@@ -40,21 +40,29 @@ def build(
     network = builder.create_network(_flags(trt.NetworkDefinitionCreationFlag, "EXPLICIT_BATCH", "STRONGLY_TYPED"))
     parser = trt.OnnxParser(network, library.logger)
     if not parser.parse(onnx):
-        faults = [" ".join(parser.get_error(i).desc().split()) for i in range(parser.num_errors)]
-        raise ModelError(f"{library.version} does not take the graph: {(faults or ['it does not say why'])[0]}")
+        raise ModelError(f"{library.version} does not take the graph{_fault(parser)}")
     _check_graph(trt, network, manifest)
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE_BYTES)
     _set_precision(trt, config, precision)
     _add_profiles(library, builder, network, config, profiles)
-    cache = config.create_timing_cache(timing)
-    config.set_timing_cache(cache, False)
+    times = not hasattr(trt, "IRuntimeCache")  # TensorRT-RTX, which has that one, chooses kernels without timing them
+    if times:
+        config.set_timing_cache(config.create_timing_cache(timing), False)
     with _progress(trt, config):
         plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise EngineError(f"{library.version} cannot build the graph here{library.why()}")
-    learnt = config.get_timing_cache()
-    return bytes(plan), bytes(learnt.serialize()) if learnt is not None else b""
+    return bytes(plan), bytes(config.get_timing_cache().serialize()) if times else b""
+
+
+def _fault(parser: Any) -> str:
+    """The first of what the parser found, with the node that it found it in where this version tells."""
+    if not parser.num_errors:
+        return ""
+    error = parser.get_error(0)
+    node = " ".join(filter(None, (getattr(error, name, str)() for name in ("node_operator", "node_name"))))
+    return f": {' '.join(error.desc().split())}{f' (at {node})' if node else ''}"
 
 
 def _flags(kind: Any, *names: str) -> int:
