@@ -173,6 +173,9 @@ def pycuda_driver(device: Device) -> ModuleType:
         def pop() -> None:
             device.contexts.depth -= 1
 
+        def detach(self) -> None:
+            pass
+
     class PycudaDevice:
         def __init__(self, ordinal: int) -> None:
             assert ordinal == 0

@@ -70,7 +70,9 @@ def overloads(method: Any) -> list[tuple[list[str], int]]:
                 current += character
         arguments = [argument for argument in arguments if argument and not argument.startswith("self")]
         if arguments[:1] != ["*args"]:
-            found.append(([argument.split(":")[0].strip() for argument in arguments], sum("=" not in a for a in arguments)))
+            found.append(
+                ([argument.split(":")[0].strip() for argument in arguments], sum("=" not in a for a in arguments))
+            )
     return found
 
 
@@ -334,6 +336,10 @@ class Engine:
 
     num_io_tensors = property(lambda self: len(self._tensors))
 
+    @property
+    def device_memory_size(self) -> int:
+        return 10 * max(int(np.prod(profile["frames"][2])) for profile in self.profiles)
+
     def get_tensor_name(self, index: int) -> str:
         return list(self._tensors)[index]
 
@@ -355,6 +361,7 @@ class Context:
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._addresses: dict[str, int] = {}
         self._scratch: tuple[int, int] | None = None
+        self._needed = engine.device_memory_size
         self._changes = 0
         self._runs = 0
 
@@ -374,10 +381,16 @@ class Context:
         return [tensor.name for tensor in self._engine.inputs if tensor.name not in self._shapes]
 
     def update_device_memory_size_for_shapes(self) -> int:
-        return 10 * int(np.prod(self._shapes["frames"]))
+        self._needed = 10 * int(np.prod(self._shapes["frames"]))
+        return self._needed
 
     def set_device_memory(self, memory: int, size: int) -> None:
         self._scratch = (memory, size)
+
+    def _set_memory(self, memory: int) -> None:
+        self._scratch = (memory, self._needed)
+
+    device_memory = property(None, _set_memory)  # before TensorRT 10.1
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         count, height, width, _ = self._shapes["frames"]

@@ -8,6 +8,7 @@ that allocates, runs or frees stands in `with device.current()`.
 
 from __future__ import annotations
 
+import atexit
 import functools
 import importlib
 from collections.abc import Iterator
@@ -35,6 +36,7 @@ class Device:
             "driver": self.cuda.get_driver_version(),
         }
         self._context = device.retain_primary_context()
+        atexit.register(self._context.detach)  # left to its destructor, pycuda would detach it as what it is not
 
     @contextmanager
     def current(self) -> Iterator[Any]:

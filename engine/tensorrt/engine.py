@@ -63,10 +63,12 @@ class TensorRtEngine:
         self._device, self._library = find_device(options.device), Library()
         order = _Order(model, options)
         manifest = model.manifest
-        with self._device.current() as cuda:
+        with self._device.current():
             self._engine = _open(self._device, self._library, order, _cache(options))
             states = manifest.states
-            self._pool = HistoryPool(cuda, [(_bytes(self._engine, state.input), state.scale) for state in states])
+            self._pool = HistoryPool(
+                self._device, [(_bytes(self._engine, state.input), state.scale) for state in states]
+            )
             self.spec = order.spec(f"tensorrt/{self._device.name} {order.precision}", options)
             made = [
                 Slot(self._device, self._library, self._engine, order.profiles, states, self._pool)

@@ -16,6 +16,7 @@ from typing import Any
 
 from ..errors import EngineError
 from ..protocol import State
+from .device import Device
 
 Size = tuple[int, int]
 ALIGNMENT = 256
@@ -51,9 +52,9 @@ class History:
 class HistoryPool:
     """The histories of one engine. Used with the device current, except where it says otherwise."""
 
-    def __init__(self, cuda: Any, bytes_of: Sequence[tuple[int, int]]) -> None:
+    def __init__(self, device: Device, bytes_of: Sequence[tuple[int, int]]) -> None:
         """`bytes_of` gives for each state tensor (bytes for one pixel of its own, frame pixels for one of its side)."""
-        self._cuda, self._bytes_of = cuda, tuple(bytes_of)
+        self._device, self._bytes_of = device, tuple(bytes_of)
         self._free: dict[Size, deque[Block]] = {}
         self._closed = False
 
@@ -79,18 +80,21 @@ class HistoryPool:
             block = self._free.setdefault(size, deque()).pop()
         except IndexError:
             self._forget_sizes(size)
-            block = Block(self._cuda, self.sizes_of(size))
+            block = Block(self._device.cuda, self.sizes_of(size))
         block.wait(stream)
         block.touched.clear()
         return History(self, size, block)
 
     def give_back(self, size: Size, block: Block) -> None:
-        """Keep the memory of a forgotten handle. Runs wherever handles die: takes no lock, and calls no CUDA."""
+        """Keep the memory of a forgotten handle, for the next; runs wherever handles die, so it takes no lock."""
         if not self._closed:
             self._free.setdefault(size, deque()).append(block)
+            return
+        with self._device.current():
+            block.memory.free()
 
     def close(self) -> None:
-        """Free what no handle holds."""
+        """Free what no handle holds; the rest goes with the handles."""
         self._closed = True
         for size in list(self._free):
             self._drop(size)

@@ -234,6 +234,15 @@ def test_the_memory_of_forgotten_histories_serves_again(double: Double, recurren
         assert used[-1] == used[10]
 
 
+def test_a_history_that_outlives_its_engine_still_gives_its_memory_back(double: Double, recurrent: Model) -> None:
+    with TensorRtEngine(recurrent, OPTIONS) as engine, engine.submit(frames(1, 16, 16)).result() as result:
+        states = result.states
+    assert double.device.used
+    del states, result
+    gc.collect()
+    assert not double.device.used
+
+
 def test_a_history_is_not_overwritten_while_another_slot_still_reads_it(double: Double, recurrent: Model) -> None:
     """The handle dies while the batch that reads it waits in its stream; its memory is wanted at once."""
     with TensorRtEngine(recurrent, OPTIONS) as engine:
