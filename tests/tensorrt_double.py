@@ -1,8 +1,8 @@
 """A TensorRT that computes in host memory, behind the real classes of TensorRT.
 
 NVIDIA's own bindings decide which classes, methods, arguments and properties there are: they import without their
-library when stand-ins for its nine entry points are there, which `gcc` makes. What is behind them is here: a plan is the
-ONNX graph and its profiles, and a context runs it with ONNX's reference evaluator on the device of `cuda_double`.
+library when stand-ins for its nine entry points are there, which `gcc` makes. What is behind them is here: a plan is
+the ONNX graph and its profiles, and a context runs it with ONNX's reference evaluator on the device of `cuda_double`.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def real_classes() -> Any:
 
 
 def overloads(method: Any) -> list[tuple[list[str], int]]:
-    """(names of the arguments, how many are required) of each overload, from pybind11's docstring; none if it has none."""
+    """(names of the arguments, how many are required) of each overload, from pybind11's docstring, where it has one."""
     found = []
     for line in re.findall(r"^(?:\d+\. )?\w+\((.*)\) ->", method.__doc__ or "", re.MULTILINE):
         arguments, depth, current = [], 0, ""

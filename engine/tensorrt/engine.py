@@ -62,20 +62,17 @@ class TensorRtEngine:
     def __init__(self, model: Model, options: EngineOptions) -> None:
         self._device, self._library = find_device(options.device), Library()
         order = _Order(model, options)
-        manifest = model.manifest
+        self.spec = order.spec(f"tensorrt/{self._device.name} {order.precision}", options)
+        states = model.manifest.states
         with self._device.current():
             self._engine = _open(self._device, self._library, order, _cache(options))
-            states = manifest.states
-            self._pool = HistoryPool(
-                self._device, [(_bytes(self._engine, state.input), state.scale) for state in states]
-            )
-            self.spec = order.spec(f"tensorrt/{self._device.name} {order.precision}", options)
-            made = [
+            bytes_of = [(_bytes(self._engine, state.input), state.scale) for state in states]
+            self._pool = HistoryPool(self._device, bytes_of)
+            self._made = [
                 Slot(self._device, self._library, self._engine, order.profiles, states, self._pool)
                 for _ in range(options.slots)
             ]
-            self._made = made
-            self._slots = Slots(made)
+            self._slots = Slots(self._made)
             try:
                 self._try_memory()
             except BaseException:

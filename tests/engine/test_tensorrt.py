@@ -258,9 +258,13 @@ def test_a_history_is_not_overwritten_while_another_slot_still_reads_it(double: 
 
 
 def test_a_history_of_another_engine_is_refused(double: Double, recurrent: Model) -> None:
-    with TensorRtEngine(recurrent, OPTIONS) as one, TensorRtEngine(recurrent, OPTIONS) as other:
-        with one.submit(frames(1, 8, 8)).result() as result, pytest.raises(EngineError, match="that this engine gave"):
-            other.submit(frames(1, 8, 8), result.states)
+    with (
+        TensorRtEngine(recurrent, OPTIONS) as one,
+        TensorRtEngine(recurrent, OPTIONS) as other,
+        one.submit(frames(1, 8, 8)).result() as result,
+        pytest.raises(EngineError, match="that this engine gave"),
+    ):
+        other.submit(frames(1, 8, 8), result.states)
 
 
 # Memory
@@ -329,13 +333,13 @@ def test_without_a_gpu_the_reason_is_said(model: Model) -> None:
 def test_without_the_library_it_is_named(double: Double, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in MODULES:
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(EngineError, match="^tensorrt does not import "):
+    with pytest.raises(EngineError, match=r"^tensorrt does not import "):
         TensorRtEngine(model, OPTIONS)
 
 
 def test_without_pycuda_it_is_named(double: Double, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pycuda.driver", None)
-    with pytest.raises(EngineError, match="^TensorRT needs pycuda, which does not import "):
+    with pytest.raises(EngineError, match=r"^TensorRT needs pycuda, which does not import "):
         TensorRtEngine(model, OPTIONS)
 
 
@@ -399,7 +403,7 @@ def test_profiles_that_a_graph_cannot_meet_are_refused(rtx: Library, model: Mode
     wrong = Profiles.of(model.manifest, (64, 64), 4)
     (ranges,) = wrong.ranges
     least, usual, greatest = ranges["frames"]
-    with pytest.raises(EngineError, match="refuses the frame sizes|cannot build"):
+    with pytest.raises(EngineError, match=r"refuses the frame sizes|cannot build"):
         build(rtx, model, "f32", replace(wrong, ranges=({"frames": (greatest, usual, least)},)), b"")
 
 
