@@ -21,8 +21,8 @@ from .history import History, HistoryPool
 from .library import Library
 from .profiles import Profiles
 
-SHAPES_KEPT = 4
-"""Batch shapes whose buffers and graphs a slot keeps."""
+SHAPES_KEPT = 8
+"""Batch shapes whose buffers and graphs a slot keeps: two frame sizes, in batches of 1 to 4."""
 
 NON_BLOCKING = 1
 """CU_STREAM_NON_BLOCKING: what others do on the default stream does not hold this one up."""
