@@ -5,74 +5,96 @@ Knows OpenVINO; nothing of video.
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import openvino as ov
+from numpy.typing import NDArray
 from openvino import properties as props
 
-from .errors import EngineError, ModelError
+from .errors import DeviceMemoryError, EngineError, ModelError
 from .model import Manifest, Model, Precision
+from .openvino_precision import compute_in, fastest
+from .openvino_shuffle import merge_shuffles
 from .protocol import EngineOptions, EngineSpec, Frames, Result, State, check_batch
 from .slots import Slots
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from typing import Self
+
+    from .cache import Cache, Key
 
 SHAPES_KEPT = 4
 """Compiled shapes that are kept: a stream that changes its size back and forth compiles each size once."""
 
+PRECISIONS: tuple[Precision, ...] = ("f32", "bf16", "int8")
+"""What is offered here, finest first. No f16: processors with AVX-512 FP16 take 1.6 times as long in it as in f32."""
 
-@dataclass(frozen=True)
+COMBINED = ("AUTO", "HETERO", "MULTI", "BATCH")
+"""What the names of devices that combine others begin with, e.g. `HETERO:GPU,CPU`."""
+
+NO_MEMORY = (
+    "bad_alloc",
+    "failed to allocate",
+    "out of memory",
+    "cl_out_of",
+    "cl_mem_object_allocation_failure",
+    "max size of memory",
+)
+"""How OpenVINO says that memory is short; there is nothing but its text to tell by."""
+
+Shape = tuple[int, int, int]
+"""(N, H, W)."""
+
+
 class _Compiled:
-    """The graph compiled for one batch shape, with an inference request for every slot."""
+    """The graph compiled for one shape: a request for every slot, which the first who holds `making` puts there.
 
-    requests: tuple[Any, ...]
+    So whoever comes for a shape that is being compiled waits, and the streams of other shapes go on.
+    """
+
+    def __init__(self) -> None:
+        self.requests: list[Any] = []
+        self.making = threading.Lock()
 
 
 class _Ticket:
-    def __init__(self, engine: OpenVinoEngine, slot: int, request: Any, inputs: Sequence[Any], count: int) -> None:
-        self._engine, self._slot, self._request, self._count = engine, slot, request, count
-        self._inputs = inputs  # OpenVINO reads the caller's memory: it must live until the result is there
+    def __init__(
+        self, engine: OpenVinoEngine, slot: int, request: Any, tensors: Sequence[Any], states: list[NDArray[np.float32]]
+    ) -> None:
+        self._engine, self._slot, self._request, self._states = engine, slot, request, states
+        self._tensors = tensors  # OpenVINO works in memory of ours: it must live until the result is there
 
     def result(self) -> Result:
         try:
             self._request.wait()
         except RuntimeError as error:
             self._engine._slots.give(self._slot)
-            raise EngineError(f"OpenVINO failed on a batch: {error}") from error
-        states: list[State | None] = [None] * self._count
-        tensors = self._engine._manifest.states
-        if tensors:
-            # A copy: the handles outlive the slot.
-            new = [self._request.get_tensor(tensor.output).data.copy() for tensor in tensors]
-            states = [tuple(array[i : i + 1] for array in new) for i in range(self._count)]
+            raise _engine_error("OpenVINO failed on a batch", error) from error
         frames: Frames = self._request.get_tensor("restored").data
+        states: list[State | None] = [None] * len(frames)
+        if self._states:
+            states = [tuple(state[i : i + 1] for state in self._states) for i in range(len(frames))]
         return Result(frames, states, lambda: self._engine._slots.give(self._slot))
 
 
 class OpenVinoEngine:
     """A model on an OpenVINO device.
 
-    The graph is compiled for each batch shape that comes (static shapes run faster), in a fraction of a
-    second; the slots are shared by all shapes.
+    The graph is compiled for each batch shape that comes, which takes about 0.1 s on a processor; one graph for all
+    shapes would take 1.3 times as long for every frame. The slots are shared by all shapes.
     """
 
     def __init__(self, model: Model, options: EngineOptions) -> None:
         self._manifest: Manifest = model.manifest
         self._core = ov.Core()
-        self._device = "CPU" if options.device == "auto" else options.device
-        if self._device.split(":")[0].split(".")[0] not in {*self._core.available_devices, "AUTO"}:
-            raise EngineError(
-                f"OpenVINO device must be auto or one of {', '.join(self._core.available_devices)},"
-                f" got {options.device!r}"
-            )
+        self._device = self._choose_device(options.device)
         precision = self._choose_precision(options.precision)
         graph: Precision = "int8" if precision == "int8" else "f32"
         try:
@@ -80,15 +102,16 @@ class OpenVinoEngine:
         except RuntimeError as error:
             raise ModelError(f"{model.graph_path(graph)}: not an ONNX graph ({_first_line(error)})") from error
         self._check_graph(model.graph_path(graph))
-        latency = options.goal == "latency"
+        modes = props.hint.PerformanceMode
         self._config = {
-            props.hint.performance_mode: props.hint.PerformanceMode.LATENCY
-            if latency
-            else props.hint.PerformanceMode.THROUGHPUT,
+            props.hint.performance_mode: modes.LATENCY if options.goal == "latency" else modes.THROUGHPUT,
             props.hint.num_requests: options.slots,
+            **({} if precision == "auto" else compute_in(precision)),
         }
-        if precision in ("f32", "bf16"):
-            self._config[props.hint.inference_precision] = ov.Type.bf16 if precision == "bf16" else ov.Type.f32
+        # A processor compiles a shape in 50 ms (int8: 120 ms) and would read it from a cache in 20: not worth the disk.
+        # GPUs and NPUs take seconds to minutes.
+        self._cache = _open_cache(options.cache) if self._device.startswith(("GPU", "NPU")) else None
+        self._sha256 = hashlib.sha256(model.graph(graph)).hexdigest()
         self.spec = EngineSpec(
             model=self._manifest.id,
             backend=f"openvino/{self._device} {precision}",
@@ -102,8 +125,8 @@ class OpenVinoEngine:
             recurrent=bool(self._manifest.states),
             whole_frame=self._manifest.whole_frame,
         )
-        self._compiled: OrderedDict[tuple[int, int, int], _Compiled] = OrderedDict()
-        self._compiling = threading.Lock()
+        self._compiled: OrderedDict[Shape, _Compiled] = OrderedDict()
+        self._choosing = threading.Lock()
         self._slots = Slots(range(options.slots))
 
     def _check_graph(self, file: Path) -> None:
@@ -120,73 +143,103 @@ class OpenVinoEngine:
         if types != (ov.Type.u8, ov.Type.u8):
             raise ModelError(f"{file}: 'frames' and 'restored' must be uint8, got {types[0]} and {types[1]}")
 
+    def _choose_device(self, wanted: str) -> str:
+        if wanted == "auto":
+            return "CPU"
+        kind, _, parts = wanted.partition(":")
+        there = self._core.available_devices
+        known = {*there, *(name.partition(".")[0] for name in there)}  # two GPUs are there as GPU.0 and GPU.1
+        asked = [part.partition("(")[0].lstrip("-") for part in parts.split(",")] if kind in COMBINED else [wanted]
+        missing = [name for name in asked if name not in known]
+        if missing and (kind, parts) != ("AUTO", ""):
+            raise EngineError(
+                f"OpenVINO device must be auto or one of {', '.join(there)}, or AUTO or HETERO: with several of them,"
+                f" got {wanted!r}"
+            )
+        return wanted
+
     def _choose_precision(self, wanted: str) -> str:
-        if wanted not in ("auto", "f32", "bf16", "int8"):
-            raise EngineError(f"precision must be auto, f32, bf16 or int8 on OpenVINO, got {wanted!r}")
-        allowed = tuple(name for name in self._manifest.precisions if name != "f16")
+        if wanted not in ("auto", *PRECISIONS):
+            raise EngineError(f"precision must be auto, {_either(PRECISIONS)} on OpenVINO, got {wanted!r}")
+        allowed = [name for name in PRECISIONS if name in self._manifest.precisions]
         if wanted not in ("auto", *allowed):
             raise EngineError(
                 f"precision must be auto or {' or '.join(allowed)} for model {self._manifest.id!r}, as its export"
                 f" proved no other, got {wanted!r}"
             )
-        has_bf16 = "BF16" in self._core.get_property(self._device.split(":")[0], "OPTIMIZATION_CAPABILITIES")
+        has_bf16 = self._has("BF16")
         if wanted == "bf16" and not has_bf16:
             raise EngineError(f"precision bf16 needs a device that has it; {self._device} does not")
-        if wanted == "int8":
-            return "int8"
-        if "bf16" not in allowed:
-            return "f32"  # also where the device would choose a half precision of its own
-        if wanted == "auto" and self._device != "CPU":
-            return "auto"  # GPUs and NPUs know best
-        return "bf16" if has_bf16 and wanted != "f32" else "f32"
+        if wanted != "auto":
+            return wanted
+        if self._device == "CPU":
+            return fastest(self._device, tuple(name for name in allowed if name != "bf16" or has_bf16))
+        # GPUs and NPUs know best, but must not choose a half precision where none was proven.
+        return "auto" if "bf16" in allowed else "f32"
 
-    def _for_shape(self, shape: tuple[int, int, int]) -> _Compiled:
-        with self._compiling:
-            if shape in self._compiled:
-                self._compiled.move_to_end(shape)
-                return self._compiled[shape]
-            count, height, width = shape
-            shapes: dict[str, list[int]] = {"frames": [count, height, width, 3]}
-            for tensor in self._manifest.states:
-                shapes[tensor.input] = [count, tensor.channels, height // tensor.scale, width // tensor.scale]
-            try:
-                graph = self._model.clone()
-                graph.reshape(shapes)
-                compiled = self._core.compile_model(graph, self._device, self._config)
-            except RuntimeError as error:
-                raise EngineError(
-                    f"OpenVINO does not compile the graph for {width}x{height}: {_first_line(error)}"
-                ) from error
-            entry = _Compiled(tuple(compiled.create_infer_request() for _ in range(self.spec.slots)))
-            self._compiled[shape] = entry
+    def _has(self, capability: str) -> bool:
+        try:
+            return capability in self._core.get_property(self._device, "OPTIMIZATION_CAPABILITIES")
+        except RuntimeError:  # a combination does not tell
+            return False
+
+    def _requests(self, shape: Shape) -> list[Any]:
+        """A request for every slot, for batches of `shape`."""
+        with self._choosing:
+            compiled = self._compiled.setdefault(shape, _Compiled())
+            self._compiled.move_to_end(shape)
             while len(self._compiled) > SHAPES_KEPT:
                 self._compiled.popitem(last=False)
-            return entry
+        with compiled.making:
+            if not compiled.requests:
+                compiled.requests = self._compile(shape)
+        return compiled.requests
+
+    def _compile(self, shape: Shape) -> list[Any]:
+        count, height, width = shape
+        shapes: dict[str, list[int]] = {"frames": [count, height, width, 3]}
+        for tensor in self._manifest.states:
+            shapes[tensor.input] = [count, tensor.channels, height // tensor.scale, width // tensor.scale]
+        try:
+            graph = self._model.clone()
+            graph.reshape(shapes)
+            merge_shuffles(graph)
+            key = {"graph": self._sha256, "shapes": shapes}
+            compiled = compile_kept(self._core, graph, self._device, self._config, self._cache, key)
+            return [compiled.create_infer_request() for _ in range(self.spec.slots)]
+        except RuntimeError as error:
+            raise _engine_error(f"OpenVINO does not compile the graph for {width}x{height}", error) from error
 
     def submit(self, batch: Frames, states: Sequence[State | None] | None = None) -> _Ticket:
         check_batch(self.spec, batch, states)
         slot = self._slots.take()
         try:
-            request = self._for_shape((batch.shape[0], batch.shape[1], batch.shape[2])).requests[slot]
-            inputs = [ov.Tensor(np.ascontiguousarray(batch), shared_memory=True)]
-            request.set_tensor("frames", inputs[0])
+            request = self._requests((batch.shape[0], batch.shape[1], batch.shape[2]))[slot]
+            # OpenVINO shares only what it might write to: a frame that is read-only is copied.
+            tensors = [ov.Tensor(np.require(batch, requirements=["C", "W"]), shared_memory=True)]
+            request.set_tensor("frames", tensors[0])
+            new: list[NDArray[np.float32]] = []
             for i, tensor in enumerate(self._manifest.states):
                 shape = (1, tensor.channels, batch.shape[1] // tensor.scale, batch.shape[2] // tensor.scale)
                 blank = np.zeros(shape, np.float32)
                 history = [blank if state is None else state[i] for state in states or [None] * len(batch)]  # type: ignore[index]
-                inputs.append(ov.Tensor(np.concatenate(history), shared_memory=True))
-                request.set_tensor(tensor.input, inputs[-1])
+                old = history[0] if len(history) == 1 else np.concatenate(history)
+                # The handles outlive the slot, so each batch writes them into memory of its own.
+                new.append(np.empty((len(batch), *shape[1:]), np.float32))
+                for name, array in ((tensor.input, old), (tensor.output, new[-1])):
+                    tensors.append(ov.Tensor(array, shared_memory=True))
+                    request.set_tensor(name, tensors[-1])
             request.start_async()
         except BaseException as error:
             self._slots.give(slot)
-            if isinstance(error, RuntimeError | ValueError):
-                raise EngineError(f"OpenVINO refused a batch: {_first_line(error)}") from error
+            if isinstance(error, RuntimeError | ValueError | MemoryError):
+                raise _engine_error("OpenVINO refused a batch", error) from error
             raise
-        return _Ticket(self, slot, request, inputs, len(batch))
+        return _Ticket(self, slot, request, tensors, new)
 
     def close(self) -> None:
         self._slots.close()
-        with self._compiling:
+        with self._choosing:
             self._compiled.clear()
 
     def __enter__(self) -> Self:
@@ -196,7 +249,51 @@ class OpenVinoEngine:
         self.close()
 
 
+def _open_cache(folder: Path | None) -> Cache | None:
+    if folder is None:
+        return None
+    from .cache import Cache  # here, because it needs filelock, which a processor can do without
+
+    return Cache(folder)
+
+
+def compile_kept(core: Any, graph: Any, device: str, config: dict[Any, Any], cache: Cache | None, key: Key) -> Any:
+    """`graph` compiled for `device`, read from `cache` if it is there.
+
+    key: what tells this graph from others; what it is compiled with and for is added. Not by OpenVINO's own cache,
+    which reads what lies in its folder without a check.
+    """
+    if cache is None:
+        return core.compile_model(graph, device, config)
+    whole = {
+        **key,
+        "openvino": ov.get_version(),
+        "device": [device, core.get_property(device, "FULL_DEVICE_NAME")],
+        "config": sorted(f"{name}={value}" for name, value in config.items()),
+    }
+    kept = cache.get_or_make(whole, lambda: bytes(_exported(core.compile_model(graph, device, config))))
+    try:
+        return core.import_model(kept, device, config)
+    except RuntimeError:  # of another driver, which the key does not tell
+        cache.drop(whole)
+        return core.compile_model(graph, device, config)
+
+
+def _exported(compiled: Any) -> Any:
+    blob = compiled.export_model()
+    return blob.getvalue() if hasattr(blob, "getvalue") else blob
+
+
+def _engine_error(what: str, error: BaseException) -> EngineError:
+    short = isinstance(error, MemoryError) or any(text in str(error).lower() for text in NO_MEMORY)
+    return (DeviceMemoryError if short else EngineError)(f"{what}: {_first_line(error)}")
+
+
 def _first_line(error: BaseException) -> str:
     """OpenVINO's messages run over many lines; the last non-empty one holds the cause."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
+
+
+def _either(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}"
