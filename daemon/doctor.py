@@ -19,6 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from engine.backends import open_engine
+from engine.driver import why_no_gpu
 from engine.errors import EngineError
 from engine.model import shipped_models
 
@@ -36,7 +37,7 @@ class Check:
 
 def examine() -> list[Check]:
     """Look at everything, the most important first."""
-    checks = [_python(), _packages_clash(), *_engines(), _processor(), _gpu(), _tensorrt(), *_codecs(), _training()]
+    checks = [_python(), _packages_clash(), *_engines(), _processor(), _gpu(), *_gpu_engines(), *_codecs(), _training()]
     return [check for check in checks if check is not None]
 
 
@@ -107,21 +108,36 @@ def _processor() -> Check:
 
 
 def _gpu() -> Check:
+    reason = why_no_gpu()
+    if reason:
+        return Check("NVIDIA GPU", False, reason, "not needed: without one the processor restores")
     tool = shutil.which("nvidia-smi")
     if tool is None:
-        return Check("NVIDIA GPU", False, "no driver found", "not needed: this version restores on the processor")
+        return Check("NVIDIA GPU", True, "there is one")
     try:
         query = [tool, "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
         answer = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError) as error:
-        return Check("NVIDIA GPU", False, f"nvidia-smi does not answer ({error})", "check the driver")
+        return Check("NVIDIA GPU", True, f"there is one, but nvidia-smi does not answer ({error})")
     return Check("NVIDIA GPU", True, answer.stdout.strip().replace("\n", "; "))
 
 
-def _tensorrt() -> Check:
-    if importlib.util.find_spec("tensorrt") is None:
-        return Check("TensorRT", False, "not installed", "not needed: this version has no GPU engine yet")
-    return Check("TensorRT", True, "installed")
+def _gpu_engines() -> Iterator[Check]:
+    """What a GPU is used through; nothing where there is none."""
+    if why_no_gpu():
+        return
+    missing = [name for name in ("pycuda", "filelock") if not _is_installed(name)]
+    library = next((name for name in ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings") if _is_installed(name)), "")
+    missing += [] if library else ["tensorrt"]
+    finding = f"{', '.join(missing)} not installed" if missing else library
+    yield Check("TensorRT", not missing, finding, "the fastest on this GPU: pip install 'deblurd[tensorrt]'")
+    missing = [name for name in ("torch", "onnx") if not _is_installed(name)]
+    finding = f"{', '.join(missing)} not installed" if missing else f"torch {importlib.metadata.version('torch')}"
+    yield Check("torch engine", not missing, finding, "not needed beside TensorRT: pip install 'deblurd[torch]'")
+
+
+def _is_installed(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
 
 
 def _codecs() -> Iterator[Check]:
@@ -146,7 +162,7 @@ def _has_codec(name: str, mode: Literal["r", "w"]) -> bool:
 
 
 def _training() -> Check:
-    missing = [name for name in ("torch", "onnx", "safetensors") if importlib.util.find_spec(name) is None]
+    missing = [name for name in ("torch", "onnx", "safetensors") if not _is_installed(name)]
     if missing:
         return Check("training", False, f"{', '.join(missing)} not installed", "pip install 'deblurd[train]'")
     return Check("training", True, f"torch {importlib.metadata.version('torch')}")
