@@ -22,7 +22,7 @@ $(VENV)/installed: pyproject.toml
 # What the tests need besides: torch (a build for the processor is enough) and the development tools.
 $(VENV)/developed: $(VENV)/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check $(or $(TORCH),torch)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[train,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[train,int8,dev]'
 	touch $@
 
 install: $(VENV)/installed

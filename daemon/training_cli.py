@@ -116,25 +116,58 @@ def train(
 
 @training.command()
 def export(
-    checkpoint: Annotated[Path, typer.Argument(help="A run, or one of its checkpoints.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for NAME.onnx and NAME.json.")],
+    source: Annotated[
+        Path, typer.Argument(help="A run, one of its checkpoints, or a model to add to.", metavar="CHECKPOINT|MODEL")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for NAME.json and what it names.")],
     name: Annotated[str, typer.Option(help="The model's name.")],
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="onnx, openvino, openvino-int8 or tensorrt; may be given again. Unless given: onnx and openvino,"
+            " without what fails its proof."
+        ),
+    ] = None,
     data: Annotated[
-        list[Path] | None, typer.Option(help="Folders of pictures that it was not trained on, to measure the gain.")
+        list[Path] | None,
+        typer.Option(
+            help="Folders of pictures that it was not trained on, to prove it and measure the gain; int8 also needs"
+            " others there."
+        ),
+    ] = None,
+    tile: Annotated[
+        str | None, typer.Option(help="The only size that the graphs will take; any unless given.", metavar="HxW")
     ] = None,
     licence: Annotated[str, typer.Option(help="Licence of the weights, stated in the manifest.")] = "",
+    config: ConfigFile = None,
     quiet: Quiet = False,
 ) -> None:
     """Turn a checkpoint into a model that engines run, and prove that it computes the same.
 
-    Needs the extra `train`. Nothing is written if the proof fails.
+    Needs the extra `train`; `openvino-int8` also `int8`, and --data: it calibrates on those of the pictures that do
+    not prove it. `tensorrt` builds the engine for this machine's GPU and keeps it where `run` looks for it. Nothing
+    is written if the proof fails.
 
     **Example**: `deblurd export runs/first -o models --name mine`, then `deblurd run --model models/mine.json …`
     """
     stage = _stage("export.commands")
+    from engine.protocol import EngineOptions
+
+    from .config import load_config
+
     start_logging("error" if quiet else "info")
+    settings = load_config(config).engine
+    wish = stage.Wish(
+        output=output,
+        name=name,
+        targets=tuple(target or ()),
+        data=tuple(data or ()),
+        tile=tile,
+        licence=licence,
+        engine=EngineOptions(slots=settings.slots, tile_px=settings.tile_px, cache=settings.cache),
+    )
     with interruptible():
-        stage.export(checkpoint, output, name=name, data=data or [], licence=licence, quiet=quiet)
+        stage.export(source, wish, quiet=quiet)
 
 
 @training.command()

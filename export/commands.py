@@ -12,8 +12,9 @@ import threading
 import time
 import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from rich.console import Console
 from rich.markup import escape
@@ -28,11 +29,15 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from engine.model import shipped_models
+from engine.protocol import EngineOptions
+
 from .errors import ExportError
 from .evaluate import development_pictures
 from .material import Sources
-from .package import Exported, export_model
+from .package import Exported, Order, export_model, extend_model
 from .recipes import configure
+from .targets import Target, Task, calibration_pictures
 from .train import train as train_steps
 
 log = logging.getLogger(__name__)
@@ -116,12 +121,42 @@ def _put(tree: dict[str, Any], key: str, value: Any) -> None:
     tree[last] = value
 
 
-def export(checkpoint: Path, output: Path, *, name: str, data: list[Path], licence: str, quiet: bool) -> None:
-    """Export, and show how the export was proven and what the model gains."""
-    pictures = development_pictures(data) if data else ()
-    exported = export_model(checkpoint, output, name=name, pictures=pictures, licence=licence)
+@dataclass(frozen=True)
+class Wish:
+    """What `deblurd export` was asked for, as it was typed; `targets` empty for the defaults, `tile` as HxW.
+
+    engine: how the engine of `--target tensorrt` is built, and where it is kept.
+    """
+
+    output: Path
+    name: str
+    targets: tuple[str, ...] = ()
+    data: tuple[Path, ...] = ()
+    tile: str | None = None
+    licence: str = ""
+    engine: EngineOptions = field(default_factory=EngineOptions)
+
+
+def export(source: Path, wish: Wish, *, quiet: bool) -> None:
+    """Export a checkpoint or a model, and show how it was proven and what it gains."""
+    tile = _tile(wish.tile)
+    pictures = tuple(development_pictures(wish.data)) if wish.data else ()
+    targets = cast(tuple[Target, ...], wish.targets) or None
+    task = Task(targets, calibration_pictures(wish.data, pictures) if wish.data else (), wish.engine)
+    order = Order(wish.output, wish.name, task, pictures, tile, wish.licence)
+    known = source.suffix in (".json", ".onnx") or (str(source) in shipped_models() and not source.exists())
+    exported = extend_model(str(source), order) if known else export_model(source, order)
     if not quiet:
         Console().print(_summary(exported))
+
+
+def _tile(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    height, _, width = text.partition("x")
+    if not (height.isdecimal() and width.isdecimal()):
+        raise ExportError(f"--tile must be HxW, as 544x960, got {text!r}")
+    return int(height), int(width)
 
 
 def _summary(exported: Exported) -> Table:
@@ -132,8 +167,8 @@ def _summary(exported: Exported) -> Table:
     for proof in exported.proofs:
         table.add_row(
             f"{proof.precision} against checkpoint",
-            f"{proof.psnr_db:.1f} dB, greatest error {proof.max_error} levels, {proof.frames} pictures"
-            + ("" if proof.holds else "; not used"),
+            f"{proof.psnr_db:.1f} dB, greatest error {proof.max_error} levels, {proof.frames} pictures,"
+            f" {proof.backend}" + ("" if proof.holds else "; not used"),
         )
     for case, gain in manifest.gain_db.items():
         table.add_row(case, f"kept at {gain:.2f} dB" if case == "sharp" else f"{gain:+.2f} dB")

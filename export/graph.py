@@ -18,11 +18,11 @@ OPSET = 18
 DYNAMIC = {0: "N", 1: "H", 2: "W"}
 
 
-def to_onnx(generator: Generator) -> bytes:
+def to_onnx(generator: Generator, tile: tuple[int, int] | None = None) -> bytes:
     """The graph of `generator`, folded, with everything in one file; the generator itself stays as it is.
 
-    Takes `frames` and gives `restored`, both uint8 RGB (N, H, W, 3), N, H and W free. Only `Cast` nodes touch
-    uint8, because TensorRT accepts no other layer there.
+    Takes `frames` and gives `restored`, both uint8 RGB (N, H, W, 3); N is free, and H and W unless `tile` fixes
+    them. Only `Cast` nodes touch uint8, because TensorRT accepts no other layer there.
     """
     folded = deepcopy(generator)
     folded.eval()  # before it is folded: batch norms merge as they are when they have stopped learning
@@ -31,8 +31,9 @@ def to_onnx(generator: Generator) -> bytes:
     example = torch.zeros(1, side, side, 3, dtype=torch.uint8)
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        # The exporter that needs no onnxscript is called legacy, warns of it, and doubts shapes and instance norms;
-        # whether it was right to go on is shown by the proof, which runs the graph at other sizes.
+        # The exporter called legacy warns of that, and doubts shapes and instance norms; whether it was right is shown
+        # by the proof, which runs the graph at other sizes. The newer one reads sizes at run time in pixel-unshuffles
+        # (Shape, Div, Concat), where this one writes constants; it takes seconds, and needs onnxscript.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             FrameNet(folded).eval(),
@@ -44,6 +45,11 @@ def to_onnx(generator: Generator) -> bytes:
             opset_version=OPSET,
             dynamo=False,
         )
-    graph = onnx.load_from_string(buffer.getvalue())
-    onnx.checker.check_model(graph, full_check=True)
-    return buffer.getvalue()
+    model = onnx.load_from_string(buffer.getvalue())
+    if tile:
+        for value in (*model.graph.input, *model.graph.output):
+            for dimension, side in zip(value.type.tensor_type.shape.dim[1:3], tile, strict=True):
+                dimension.dim_value = side
+        del model.graph.value_info[:]  # sizes that were free
+    onnx.checker.check_model(model, full_check=True)
+    return bytes(model.SerializeToString())

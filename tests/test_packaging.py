@@ -135,7 +135,7 @@ def test_the_wheel_holds_the_three_packages_and_nothing_else(whole: Path) -> Non
 def test_the_wheel_holds_what_the_code_reads(whole: Path) -> None:
     held = contents(wheel(whole))
     models = {f"engine/models/{path.name}" for path in (REPOSITORY / "engine" / "models").glob("*.*")}
-    assert {Path(name).suffix for name in models} == {".json", ".onnx"}
+    assert {Path(name).suffix for name in models} == {".json", ".onnx", ".npz"}
     assert models | {"export/development.txt", "daemon/config.toml"} <= set(held)
     assert held["daemon/config.toml"] == (REPOSITORY / "config.toml").read_bytes()
 

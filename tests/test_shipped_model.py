@@ -12,6 +12,7 @@ from clips import frames_of
 from daemon.colour import to_rgb
 from daemon.tiles import TilePlan
 from engine.backends import open_engine
+from engine.errors import EngineError
 from engine.model import load_model, shipped_models
 from engine.protocol import Engine, EngineOptions
 from export.blur import CASES, Picture
@@ -76,16 +77,17 @@ def test_tiles_leave_no_seam(engine: Engine) -> None:
     assert psnr(whole, tiled) > 50
 
 
-@pytest.mark.parametrize("precision", ["f32", "bf16"])
-def test_precisions_agree(sharp: list[Picture], precision: str) -> None:
+@pytest.mark.parametrize(("backend", "precision"), [("openvino", "bf16"), ("openvino", "int8"), ("torch", "f16")])
+def test_precisions_agree(sharp: list[Picture], backend: str, precision: str) -> None:
     name = shipped_models()[0]
+    options = EngineOptions(precision=precision, device="CPU" if backend == "openvino" else "cpu")
     reference = open_engine("openvino", name, EngineOptions(precision="f32"))
     try:
-        other = open_engine("openvino", name, EngineOptions(precision=precision))
-    except Exception as error:  # noqa: BLE001 - shown as the reason
-        pytest.skip(f"this processor has no {precision}: {error}")
+        other = open_engine(backend, name, options)
+    except EngineError as error:
+        pytest.skip(f"not here: {error}")
     with reference, other:
-        assert psnr(restore(reference, sharp[0]), restore(other, sharp[0])) > 48
+        assert psnr(restore(reference, sharp[0]), restore(other, sharp[0])) > (55 if precision == "f16" else 48)
 
 
 @pytest.mark.parametrize("name", shipped_models())
@@ -95,3 +97,10 @@ def test_the_manifest_says_what_the_model_was_trained_on_and_what_it_gains(name:
     assert manifest.training["origins"]
     assert set(manifest.gain_db) == set(CASES)
     assert len(load_model(name).onnx) < 5_000_000
+
+
+@pytest.mark.parametrize("name", shipped_models())
+def test_the_model_brings_what_every_engine_needs(name: str) -> None:
+    model = load_model(name)
+    assert model.check is not None
+    assert set(model.manifest.precisions) >= {"f32", "bf16", "f16"}

@@ -18,7 +18,7 @@ from export.errors import ExportError  # noqa: E402
 from export.evaluate import restore  # noqa: E402
 from export.material import Sources  # noqa: E402
 from export.metrics import psnr  # noqa: E402
-from export.package import export_model  # noqa: E402
+from export.package import Order, export_model  # noqa: E402
 from export.pictures import read_picture  # noqa: E402
 from export.recipes import RECIPES, configure, load_generator  # noqa: E402
 from export.recipes.config import TrainConfig  # noqa: E402
@@ -86,7 +86,7 @@ def test_every_network_of_a_recipe_learns(recipe: str, data: Path, tmp_path: Pat
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_checkpoint_becomes_a_model_that_restores_frames_of_any_size(recipe: str, data: Path, tmp_path: Path) -> None:
     run(small(recipe, steps=2), data, tmp_path / "run")
-    exported = export_model(tmp_path / "run", tmp_path / "models", name=recipe)
+    exported = export_model(tmp_path / "run", Order(tmp_path / "models", recipe))
     assert exported.manifest.recipe == recipe
     generator = load_generator(checkpoint.find(tmp_path / "run"))
     with open_engine("openvino", str(exported.path)) as engine:
