@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from platformdirs import user_cache_path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from .errors import ConfigError
@@ -29,6 +30,22 @@ class EngineConfig(_Section):
     goal: Literal["latency", "throughput"] = "latency"
     slots: int = Field(default=2, ge=1, le=16)
     tile_px: int = Field(default=2048, ge=64, le=8192)
+    build: Literal["background", "wait"] = "background"
+    cache_dir: str = ""
+
+    @field_validator("cache_dir")
+    @classmethod
+    def _a_path(cls, path: str) -> str:
+        if not path.isprintable() or (path.startswith("~") and not path.startswith("~/")):
+            raise ValueError("must be a folder, none, or empty for the user's cache folder")
+        return path
+
+    @property
+    def cache(self) -> Path | None:
+        """The folder that `cache_dir` stands for; None keeps nothing."""
+        if self.cache_dir == "none":
+            return None
+        return Path(self.cache_dir).expanduser() if self.cache_dir else user_cache_path("deblurd")
 
 
 class PublishConfig(_Section):

@@ -19,7 +19,8 @@ ConfigFile = Annotated[
     Path | None, typer.Option("-c", "--config", help="Settings; `deblurd config` prints a commented file of them.")
 ]
 EngineName = Annotated[
-    str | None, typer.Option("--engine", help="auto, openvino, or identity (changes nothing: a dry run).")
+    str | None,
+    typer.Option("--engine", help="auto, tensorrt, torch, openvino, or identity (changes nothing: a dry run)."),
 ]
 ModelName = Annotated[
     str | None, typer.Option("--model", help="A shipped model's name, or a path to a .json or .onnx.")

@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.request import url2pathname
 
 from engine.backends import open_engine
-from engine.protocol import Engine, EngineOptions
+from engine.protocol import Build, Engine, EngineOptions
 
 from .config import Config, EngineConfig, StreamConfig
 from .errors import ConfigError
@@ -30,14 +30,19 @@ STOP_POLL_S = 0.1
 """How soon a request to stop is noticed."""
 
 
-def engine_from(config: EngineConfig) -> Engine:
-    """Open the engine that the settings ask for. Raises EngineError."""
+def engine_from(config: EngineConfig, build: Build = "wait") -> Engine:
+    """Open the engine that the settings ask for. Raises EngineError.
+
+    Where all frames must come from one engine, as those of a file do, `build` is `wait`.
+    """
     options = EngineOptions(
         device=config.device,
         precision=config.precision,
         slots=config.slots,
         tile_px=config.tile_px,
         goal=config.goal,
+        cache=config.cache,
+        build=build,
     )
     return open_engine(config.name, config.model, options)
 
@@ -59,7 +64,7 @@ def run(config: Config, stop: threading.Event) -> int:
         raise ConfigError("'streams' must name at least one source; give one on the command line or in config.toml")
     sources = [(stream.label, open_source(stream)) for stream in config.streams]
     with ExitStack() as stack:
-        engine = stack.enter_context(engine_from(config.engine))
+        engine = stack.enter_context(engine_from(config.engine, config.engine.build))
         publisher = Publisher(
             config.publish.endpoint,
             engine.spec.model,

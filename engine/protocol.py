@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,11 @@ State = object
 
 A recurrent model takes the handles that the frame before returned. `None` starts a history afresh."""
 
+Sizes = tuple[tuple[int, int], ...]
+"""Tile sizes, (H, W) each."""
+
+Build = Literal["background", "wait"]
+
 
 @dataclass(frozen=True)
 class EngineOptions:
@@ -40,6 +45,8 @@ class EngineOptions:
     goal: `latency` gives all cores to one frame, `throughput` a core each to several.
     sizes: tile sizes (H, W) to be fastest at; the others run too.
     cache: folder in which compiled engines are kept for the next start; None keeps none.
+    build: what happens while an engine is built for this machine: `background` serves with another one and swaps
+        when it is ready, also for tile sizes that come later; `wait` opens when it is done, and never swaps.
     """
 
     device: str = "auto"
@@ -47,8 +54,9 @@ class EngineOptions:
     slots: int = 2
     tile_px: int = 2048
     goal: str = "latency"
-    sizes: tuple[tuple[int, int], ...] = ()
+    sizes: Sizes = ()
     cache: Path | None = None
+    build: Build = "wait"
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,7 @@ class EngineSpec:
     slots: batches that may be in flight; one more `submit` waits.
     recurrent: whether states are taken and given.
     whole_frame: whether a frame must come in one piece: tiles would not be restored as it would be.
+    sizes: tile sizes (H, W), besides `tile`, that it was built to be fastest at; None: it is as good at all others.
     """
 
     model: str
@@ -78,6 +87,7 @@ class EngineSpec:
     slots: int
     recurrent: bool
     whole_frame: bool = False
+    sizes: Sizes | None = None
 
 
 class Result:

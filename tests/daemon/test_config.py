@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from daemon.config import Config, load_config, shipped_config
+from daemon.config import Config, EngineConfig, load_config, shipped_config
 from daemon.errors import ConfigError
 
 
@@ -50,6 +50,10 @@ def test_an_example_stream_in_the_shipped_file_is_valid(tmp_path: Path) -> None:
         ("[engine]\nslots = 2.5\n", "'engine.slots' must be a whole number, got 2.5"),
         ("[engine]\nslots = true\n", "'engine.slots' must be a whole number, got True"),
         ("[engine]\ngoal = 'speed'\n", "'engine.goal' must be 'latency' or 'throughput', got 'speed'"),
+        ("[engine]\nbuild = 'later'\n", "'engine.build' must be 'background' or 'wait', got 'later'"),
+        ("[engine]\ncache_dir = 3\n", "'engine.cache_dir' must be a string, got 3"),
+        ("[engine]\ncache_dir = '~nobody/x'\n", "'engine.cache_dir' must be a folder, none, or empty"),
+        ('[engine]\ncache_dir = "a\\u0000b"\n', "'engine.cache_dir' must be a folder, none, or empty"),
         (
             "[publish]\nendpoint = 'udp://1.2.3.4:5'\n",
             "'publish.endpoint' must be tcp://HOST:PORT (PORT 0 to 65535 or *) or ipc://PATH",
@@ -71,6 +75,17 @@ def test_a_bad_setting_is_refused_by_name_in_one_line(tmp_path: Path, text: str,
         load_config(write(tmp_path, text))
     assert reason in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+def test_built_engines_are_kept_in_the_users_cache_unless_the_settings_say_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folders = {"": tmp_path / "cache" / "deblurd", "~/engines": tmp_path / "engines", "/e": Path("/e"), "none": None}
+    for written, folder in folders.items():
+        assert EngineConfig(cache_dir=written).cache == folder
+    assert not list(tmp_path.iterdir())  # settings touch nothing
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
