@@ -22,6 +22,9 @@ from engine.backends import open_engine
 from engine.driver import why_no_gpu
 from engine.errors import EngineError
 from engine.model import shipped_models
+from engine.protocol import EngineOptions
+
+from .config import EngineConfig
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ def _engines() -> Iterator[Check]:
     if not names:
         return
     try:
-        with open_engine("auto", names[0]) as engine:
+        with open_engine("auto", names[0], EngineOptions(cache=EngineConfig().cache)) as engine:
             yield Check("engine", True, f"auto chooses {engine.spec.backend}", required=True)
     except EngineError as error:
         yield Check("engine", False, str(error), "pip install --force-reinstall openvino", required=True)

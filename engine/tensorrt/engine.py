@@ -56,7 +56,10 @@ class TensorRtEngine:
     def must_build(model: Model, options: EngineOptions) -> bool:
         """Whether opening takes long, because the plan is not in the cache. Raises EngineError."""
         device, library = find_device(options.device), Library()
-        cache = _cache(options)
+        try:
+            cache = Cache(options.cache) if options.cache else None
+        except EngineError:  # it is said when the engine opens
+            cache = None
         return cache is None or cache.get(_Order(model, options).key(device, library)) is None
 
     def __init__(self, model: Model, options: EngineOptions) -> None:
@@ -209,4 +212,11 @@ def _bytes(engine: Any, name: str) -> int:
 
 
 def _cache(options: EngineOptions) -> Cache | None:
-    return Cache(options.cache) if options.cache else None
+    """The cache; None with a warning if its folder will not do, because the engine works without one."""
+    if options.cache is None:
+        return None
+    try:
+        return Cache(options.cache)
+    except EngineError as error:
+        log.warning("%s; nothing is kept for the next start", error)
+        return None

@@ -81,6 +81,19 @@ def test_without_a_cache_it_is_built_every_time(double: Double, model: Model) ->
     assert double.builds == 2
 
 
+def test_a_cache_folder_that_is_open_to_others_is_not_used(
+    double: Double, model: Model, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "open"
+    folder.mkdir()
+    folder.chmod(0o755)
+    options = replace(OPTIONS, cache=folder)
+    assert TensorRtEngine.must_build(model, options)
+    TensorRtEngine(model, options).close()
+    assert "closed to others (mode 0700), got 0755; nothing is kept for the next start" in caplog.text
+    assert not list(folder.iterdir())
+
+
 def another_gpu(double: Double) -> None:
     double.device.name = "Other GPU"
 
