@@ -6,7 +6,8 @@ Knows no server: what it makes, `rtsp_server` serves.
 from __future__ import annotations
 
 import binascii
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from functools import cache
 from typing import NamedTuple
@@ -14,7 +15,7 @@ from typing import NamedTuple
 import av
 import numpy as np
 from numpy.typing import NDArray
-from rtp_payloads import Clip, Codec, LiveFeed, Unit
+from rtp_payloads import Clip, Codec, LiveFeed, Unit, nal_type, nal_units
 
 CELL = 8
 COLUMNS = 32
@@ -94,10 +95,12 @@ def make_clip(
     interlaced: bool = False,
     slices: int = 1,
     aspect: Fraction | None = None,
+    rotation: int = 0,
 ) -> Clip:
     """A clip of frames 0 to `frames` - 1; a frame's time in its bar code is its number / rate.
 
-    gop: frames from one key frame to the next. interlaced: H.264 only, two fields in a frame.
+    gop: frames from one key frame to the next. interlaced, rotation: H.264 only; two fields in a frame, and degrees
+    counter-clockwise by which a display is told to turn the picture.
     """
     encoder = _encoder(codec, width, height, rate, gop, b_frames, interlaced, slices, aspect)
     units = []
@@ -106,6 +109,8 @@ def make_clip(
         frame.pts, frame.time_base = number, Fraction(1, rate)
         units += _units(encoder, frame)
     units += _units(encoder, None)
+    if rotation:
+        units = [replace(unit, data=_turned(unit.data, rotation)) if unit.key else unit for unit in units]
     return Clip(codec, width, height, Fraction(rate), tuple(units))
 
 
@@ -141,6 +146,39 @@ def decoded(clip: Clip) -> dict[int, av.VideoFrame]:
     for unit in [*clip.units, None]:
         frames += decoder.decode(av.Packet(unit.data) if unit else None)
     return dict(enumerate(frames))
+
+
+def oversized(clip: Clip, width: int, height: int) -> Clip:
+    """A clip H.264 whose parameter sets say another size, multiples of 16; its pictures cannot be decoded."""
+    assert clip.codec == "h264"
+    fields = [0, 0, 2, 1]  # id, bits of frame_num - 4, order by decoding, reference frames
+    size = [width // 16 - 1, height // 16 - 1]
+    bits = "".join(map(_exp_golomb, fields)) + "0" + "".join(map(_exp_golomb, size))
+    bits += "1100" + "1"  # frames only, direct 8x8; no cropping, no VUI; stop bit
+    body = int(bits.ljust(-len(bits) % 8 + len(bits), "0"), 2).to_bytes((len(bits) + 7) // 8, "big")
+    parameters = bytes([0x67, 66, 0xC0, 62]) + body  # baseline, level 6.2
+    units = []
+    for unit in clip.units:
+        nals = [parameters if nal_type(nal, "h264") == 7 else nal for nal in nal_units(unit.data)]
+        units.append(replace(unit, data=_annex_b(nals)))
+    return replace(clip, width=width, height=height, units=tuple(units))
+
+
+def _exp_golomb(value: int) -> str:
+    return f"{value + 1:0{2 * (value + 1).bit_length() - 1}b}"
+
+
+def _turned(data: bytes, degrees: int) -> bytes:
+    """With the SEI message "display orientation" before the picture."""
+    turn = degrees * 65536 // 360 << 5 | 0b01001  # no flips, 16 bits of turn, period 1, no extension, stop bit
+    message = bytes([6, 47, 3]) + turn.to_bytes(3, "big") + b"\x80"
+    nals = nal_units(data)
+    first = next(place for place, nal in enumerate(nals) if nal_type(nal, "h264") == 5)
+    return _annex_b([*nals[:first], message, *nals[first:]])
+
+
+def _annex_b(nals: Sequence[bytes]) -> bytes:
+    return b"".join(b"\x00\x00\x00\x01" + nal for nal in nals)
 
 
 def _encoder(
