@@ -99,7 +99,7 @@ def rate(engine: Engine, frames: list[Frames], count: int) -> float:
 
 @contextmanager
 def on_device(engine: Engine) -> Iterator[tuple[Timed, Callable[[Frames], None], Callable[[Frames], None]]]:
-    """How to time the device under `engine`, a function that restores a frame, and one that only copies it."""
+    """How to time the device under `engine`, what restores a frame of some shape, and what only copies it."""
     slot: Any = engine._slots.take()  # type: ignore[attr-defined] # nothing else measures one batch inside the device
     give = engine._slots.give  # type: ignore[attr-defined]
     try:
@@ -108,14 +108,14 @@ def on_device(engine: Engine) -> Iterator[tuple[Timed, Callable[[Frames], None],
             with device.current() as cuda:
                 yield (
                     lambda work: _pycuda_ms(cuda, slot._stream, work),
-                    lambda frame: slot.start(frame, [None]),
+                    lambda frame: slot.lane(frame.shape[:3]).run(),
                     lambda frame: _pycuda_copies(cuda, slot, frame),
                 )
         else:
             with slot._here():
                 yield (
                     lambda work: _torch_ms(slot._stream, work),
-                    lambda frame: slot.start(frame, [None]),
+                    lambda frame: _torch_run(slot, frame),
                     lambda frame: _torch_copies(slot, frame),
                 )
     finally:
@@ -146,6 +146,16 @@ def _torch_ms(stream: Any, work: Callable[[], None]) -> float:
     after.record(stream)
     after.synchronize()
     return float(before.elapsed_time(after))
+
+
+def _torch_run(slot: Any, frame: Frames) -> None:
+    plan = slot._plan(frame.shape[:3])
+    plan.inputs["frames"].copy_(plan.host_in, non_blocking=True)
+    if plan.graph is not None:
+        plan.graph.replay()
+    else:
+        plan.outputs = slot._network.run(plan.inputs)
+    plan.host_out.copy_(plan.outputs["restored"], non_blocking=True)
 
 
 def _torch_copies(slot: Any, frame: Frames) -> None:

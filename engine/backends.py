@@ -88,6 +88,8 @@ def _open_if_it_could(name: str, model: Model, options: EngineOptions, reasons: 
         reason = why_no_gpu()
         if reason:
             raise EngineError(reason)
+        # Told so, torch does not fall back to the processor, which OpenVINO makes better use of.
+        options = replace(options, device="cuda" if options.device == "auto" else options.device)
     return _open(name, model, options, reasons)
 
 
@@ -152,14 +154,16 @@ def _checked(engine: Engine, name: str, model: Model) -> Engine:
 
 
 def _open_within_memory(backend: Backend, model: Model, options: EngineOptions) -> Engine:
-    try:
-        return backend(model, options)
-    except DeviceMemoryError as error:
+    while True:
+        try:
+            return backend(model, options)
+        except DeviceMemoryError as error:
+            lacking = str(error)  # and not the error, which holds on to what was allocated
         smaller = options.tile_px // 2
         if model.manifest.whole_frame or model.manifest.fixed_tile or smaller < LEAST_TILE_PX:
-            raise EngineError(f"{error}; no smaller tile is left to try") from error
-        log.warning("%s; trying tiles of %d px instead of %d", error, smaller, options.tile_px)
-        return _open_within_memory(backend, model, replace(options, tile_px=smaller))
+            raise EngineError(f"{lacking}; no smaller tile is left to try")
+        log.warning("%s; trying tiles of %d px instead of %d", lacking, smaller, options.tile_px)
+        options = replace(options, tile_px=smaller)
 
 
 def _must_build(name: str, model: Model, options: EngineOptions) -> bool:

@@ -6,6 +6,7 @@ Knows torch's devices and precisions; nothing of video, and of its slots only ho
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -112,7 +113,8 @@ class TorchEngine:
     def close(self) -> None:
         self._slots.close()
         for slot in self._all:
-            slot.close()
+            with suppress(RuntimeError):  # a GPU that failed cannot be waited for
+                slot.close()
 
     def __enter__(self) -> Self:
         return self
@@ -139,7 +141,10 @@ def _choose_device(name: str) -> torch.device:
 def _has_bf16(device: torch.device) -> bool:
     """Whether the device computes bfloat16 itself."""
     if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
+        try:
+            return torch.cuda.get_device_capability(device) >= (8, 0)
+        except RuntimeError as error:  # the first call of all that needs the driver
+            raise EngineError(f"{device} cannot be used: {first_line(error)}") from error
     return _cpu_has("amx_bf16", "avx512_bf16", "bf16")
 
 

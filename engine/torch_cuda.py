@@ -184,6 +184,8 @@ class CudaSlot:
             with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
                 outputs = self._network.run(plan.inputs)
         except (RuntimeError, EngineError) as error:
+            if lacks_memory(error):
+                raise
             self._capturing.works = False
             self._failed = graph  # kept: before 2.12, torch's allocator goes on asking it
             log.warning("torch runs without CUDA graphs: %s", first_line(error))
@@ -234,10 +236,10 @@ def open_slots(
     That is tried with the greatest tile. A frame that comes whole is hardly ever as great as is allowed: there the
     greatest of `sizes` is tried, or nothing, and frames come one by one. DeviceMemoryError if one tile is too much.
     """
-    capturing = Capturing()
-    slots = [CudaSlot(network, capturing) for _ in range(count)]
+    capturing, slots = Capturing(), list[CudaSlot]()
     greatest = max(sizes, key=lambda size: size[0] * size[1], default=None) if whole_frame else tile
     try:
+        slots += [CudaSlot(network, capturing) for _ in range(count)]
         best_batch = _best_batch(slots, network.device, greatest) if greatest else 1
         for height, width in sizes[:SHAPES_KEPT]:
             for slot in slots:
@@ -277,6 +279,9 @@ def lacks_memory(error: BaseException) -> bool:
 
 def memory_text(device: torch.device) -> str:
     """What to tell of a GPU whose memory does not suffice."""
-    free, total = torch.cuda.mem_get_info(device)
-    name = torch.cuda.get_device_name(device)
+    try:
+        free, total = torch.cuda.mem_get_info(device)
+        name = torch.cuda.get_device_name(device)
+    except RuntimeError:  # not even enough to be asked
+        return f"{device} has no memory left"
     return f"{device} ({name}) has {free / 2**20:.0f} MiB of {total / 2**20:.0f} MiB free"

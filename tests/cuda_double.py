@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
@@ -202,11 +203,11 @@ def pycuda_driver(device: Device) -> ModuleType:
         stream.add(lambda: np.copyto(target(), source()))
 
     def memcpy_htod_async(dest: int, src: np.ndarray[Any, Any], stream: Stream) -> None:
-        assert id(src) in pinned, "an upload from memory that is not page-locked is not asynchronous"
+        assert src.ctypes.data in pinned, "an upload from memory that is not page-locked is not asynchronous"
         copy(lambda: device.at(dest, src.nbytes), lambda: bytes_of(src), stream)
 
     def memcpy_dtoh_async(dest: np.ndarray[Any, Any], src: int, stream: Stream) -> None:
-        assert id(dest) in pinned, "a download to memory that is not page-locked is not asynchronous"
+        assert dest.ctypes.data in pinned, "a download to memory that is not page-locked is not asynchronous"
         copy(lambda: bytes_of(dest), lambda: device.at(src, dest.nbytes), stream)
 
     def memcpy_dtod_async(dest: int, src: int, size: int, stream: Stream) -> None:
@@ -221,8 +222,14 @@ def pycuda_driver(device: Device) -> ModuleType:
     def pagelocked_empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
         device.demand_context("cuMemHostAlloc")
         array = np.full(shape, 0xEF, dtype)
-        pinned.add(id(array))
+        pinned.add(array.ctypes.data)
+        weakref.finalize(array, freed, array.ctypes.data).atexit = False
         return array
+
+    def freed(address: int) -> None:
+        pinned.discard(address)
+        if not device.is_current():
+            device.leaks.append("page-locked memory was freed where the device is not current")
 
     module.init = lambda: None
     module.get_driver_version = lambda: 13000

@@ -43,8 +43,9 @@ def capture(stream: int, enqueue: Callable[[], None]) -> Graph | None:
         try:
             enqueue()
         finally:
-            graph = _checked(driver.cuStreamEndCapture(stream))
+            status, graph = driver.cuStreamEndCapture(stream)
         try:
+            _checked((status,))
             return Graph(driver, _checked(driver.cuGraphInstantiate(graph, 0)))
         finally:
             driver.cuGraphDestroy(graph)

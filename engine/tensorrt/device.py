@@ -15,8 +15,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+
 from ..driver import why_no_gpu
 from ..errors import DeviceMemoryError, EngineError
+from ..protocol import Frames
 
 
 class Device:
@@ -49,15 +52,33 @@ class Device:
             yield self.cuda
         except self.cuda.MemoryError as error:
             raise self.out_of_memory() from error
-        except self.cuda.Error as error:
+        except (self.cuda.Error, RuntimeError) as error:  # RuntimeError: of a graph, or of TensorRT's bindings
             raise EngineError(f"{self.name} failed: {' '.join(str(error).split())}") from error
         finally:
             self._context.pop()
+
+    def page_locked(self, shape: tuple[int, ...]) -> Frames:
+        """Host memory, uint8 of `shape`, that the device copies from and to by itself; for where it is current."""
+        return np.asarray(_PageLocked(self, shape))
 
     def out_of_memory(self) -> DeviceMemoryError:
         """The error that says how much memory there is; for where the device is current."""
         free, total = (size >> 20 for size in self.cuda.mem_get_info())
         return DeviceMemoryError(f"{self.name} has too little memory: {free} of {total} MB are free")
+
+
+class _PageLocked:
+    """Page-locked memory. Results are forgotten anywhere, but pycuda frees it only where its device is current."""
+
+    def __init__(self, device: Device, shape: tuple[int, ...]) -> None:
+        self._device = device
+        self._array = device.cuda.pagelocked_empty(shape, np.uint8)
+        self.__array_interface__ = self._array.__array_interface__
+
+    def __del__(self) -> None:
+        if hasattr(self, "_array"):
+            with self._device.current():
+                del self._array
 
 
 def find_device(name: str) -> Device:
@@ -66,18 +87,28 @@ def find_device(name: str) -> Device:
     if reason:
         raise EngineError(f"TensorRT needs an NVIDIA GPU: {reason}")
     cuda = _pycuda()
-    cuda.init()
-    count = cuda.Device.count()
+    with _translated(cuda, "CUDA"):
+        cuda.init()
+        count = cuda.Device.count()
     kind, _, number = ("cuda:0" if name in ("auto", "cuda") else name).partition(":")
     if kind != "cuda" or not number.isdecimal() or int(number) >= count:
         raise EngineError(f"device must be auto, cuda, or cuda:0 to cuda:{count - 1}, got {name!r}")
-    return _device(int(number))
+    with _translated(cuda, f"cuda:{int(number)}"):  # a context takes memory, too
+        return _device(int(number))
 
 
 @functools.cache
 def _device(ordinal: int) -> Device:
     """Engines on a device share it: its primary context stays until the process ends."""
     return Device(ordinal)
+
+
+@contextmanager
+def _translated(cuda: Any, what: str) -> Iterator[None]:
+    try:
+        yield
+    except cuda.Error as error:
+        raise EngineError(f"{what} cannot be used: {' '.join(str(error).split())}") from error
 
 
 def _pycuda() -> Any:

@@ -7,20 +7,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
 from ..cache import Cache, Key
-from ..errors import EngineError
+from ..errors import DeviceMemoryError, EngineError
 from ..model import Manifest, Model, Precision
 from ..protocol import EngineOptions, EngineSpec, Frames, Result, State, Ticket, check_batch
 from ..slots import Slots
+from .contexts import Contexts
 from .device import Device, find_device
 from .history import HistoryPool
 from .library import Library
 from .plan import build
 from .profiles import Profiles
-from .slot import Slot
+from .slot import Shape, Slot
 
 if TYPE_CHECKING:
     from typing import Self
@@ -28,6 +31,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_BATCH = 4
+
+SETTINGS = 1
+"""To be raised when `plan.build` asks TensorRT for something else, so that older plans are not used."""
 
 
 class _Ticket:
@@ -68,16 +74,20 @@ class TensorRtEngine:
         self.spec = order.spec(f"tensorrt/{self._device.name} {order.precision}", options)
         states = model.manifest.states
         with self._device.current():
-            self._engine = _open(self._device, self._library, order, _cache(options))
+            self._cache = _cache(options)
+            self._engine = _open(self._device, self._library, order, self._cache)
+            self._kernels_key = {**order.key(self._device, self._library), "kind": "kernels"}
+            kept = self._cache.get(self._kernels_key) if self._cache else None
+            self._contexts: Contexts | None = Contexts(self._library, self._engine, kept)
             bytes_of = [(_bytes(self._engine, state.input), state.scale) for state in states]
             self._pool = HistoryPool(self._device, bytes_of)
             self._made = [
-                Slot(self._device, self._library, self._engine, order.profiles, states, self._pool)
+                Slot(self._device, self._library, self._engine, self._contexts, order.profiles, states, self._pool)
                 for _ in range(options.slots)
             ]
             self._slots = Slots(self._made)
             try:
-                self._try_memory()
+                self.spec = replace(self.spec, best_batch=self._best_batch())
             except BaseException:
                 self.close()
                 raise
@@ -90,10 +100,8 @@ class TensorRtEngine:
         try:
             with self._device.current():
                 restored, after = slot.start(batch, before)
-        except BaseException as error:
+        except BaseException:
             self._slots.give(slot)
-            if isinstance(error, RuntimeError):  # of a graph
-                raise EngineError(f"{self._device.name} failed: {error}") from error
             raise
         return _Ticket(self, slot, restored, after)
 
@@ -104,7 +112,8 @@ class TensorRtEngine:
             for slot in made:
                 slot.close()
             self._pool.close()
-            self._engine = None
+            self._keep_kernels()
+            self._engine = self._contexts = None
 
     def __enter__(self) -> Self:
         return self
@@ -112,18 +121,32 @@ class TensorRtEngine:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
 
-    def _try_memory(self) -> None:
-        """Find out now whether the greatest batches fit into the device's memory, in all slots at once.
+    def _keep_kernels(self) -> None:
+        kernels = self._contexts.kernels() if self._contexts else b""
+        if self._cache and kernels:
+            self._cache.put(self._kernels_key, kernels)
 
-        Not for whole frames: their limit is far from what comes.
+    def _best_batch(self) -> int:
+        """The greatest batch of the greatest tiles for which the device's memory suffices in all slots at once.
+
+        Not for whole frames: their limit is far from what comes. DeviceMemoryError if a single tile is too much.
         """
         if self.spec.whole_frame:
-            return
-        greatest = (self.spec.max_batch, *self.spec.tile)
-        for slot in self._made:
-            slot.lane(greatest)
-        for slot in self._made:
-            slot.forget(greatest)
+            return MAX_BATCH
+        for count in range(MAX_BATCH, 1, -1):
+            with suppress(DeviceMemoryError):
+                self._try_batch((count, *self.spec.tile))
+                return count
+        self._try_batch((1, *self.spec.tile))
+        return 1
+
+    def _try_batch(self, shape: Shape) -> None:
+        try:
+            for slot in self._made:
+                slot.lane(shape)
+        finally:
+            for slot in self._made:
+                slot.forget(shape)
 
 
 class _Order:
@@ -147,6 +170,7 @@ class _Order:
             "onnx": graph.sha256,
             "precision": self.precision,
             "profiles": ranges,
+            "settings": SETTINGS,
         }
 
     def spec(self, backend: str, options: EngineOptions) -> EngineSpec:
@@ -163,7 +187,7 @@ class _Order:
             slots=options.slots,
             recurrent=bool(manifest.states),
             whole_frame=manifest.whole_frame,
-            sizes=self.profiles.sizes,
+            sizes=None if manifest.fixed_tile else self.profiles.sizes,
         )
 
 
@@ -180,19 +204,23 @@ def _open(device: Device, library: Library, order: _Order, cache: Cache | None) 
         return plan
 
     key = order.key(device, library)
-    engine = _deserialize(library, cache.get_or_make(key, make) if cache else make())
+    engine = _deserialize(device, library, cache.get_or_make(key, make) if cache else make())
     if engine is None and cache:  # whole, but not for this library: it may have been built by another build of it
         cache.drop(key)
-        engine = _deserialize(library, cache.get_or_make(key, make))
+        engine = _deserialize(device, library, cache.get_or_make(key, make))
     if engine is None:
         raise EngineError(f"{library.version} does not take the plan that it built{library.why()}")
     return engine
 
 
-def _deserialize(library: Library, plan: bytes) -> Any:
+def _deserialize(device: Device, library: Library, plan: bytes) -> Any:
+    library.why()  # what was said before does not count
     runtime = library.module.Runtime(library.logger)
     runtime.engine_host_code_allowed = False  # a plan may bring code for the host: ours never does
-    return runtime.deserialize_cuda_engine(plan)
+    engine = runtime.deserialize_cuda_engine(plan)
+    if engine is None and library.lacks_memory():  # the plan is good: to build it again would not help
+        raise device.out_of_memory()
+    return engine
 
 
 def _choose_precision(manifest: Manifest, wanted: str) -> Precision:

@@ -1,16 +1,18 @@
 """What a recurrent model remembers, kept on the device from frame to frame.
 
-Knows device memory and the order of streams; nothing of what the numbers mean.
+Knows device memory; nothing of what the numbers mean.
 
-A block of memory may still be read or written by a stream when its handle is forgotten. Every stream that touches a
-block records its own event afterwards and leaves it with the block; who takes the block next waits for those first.
+A slot holds the handles that its batch reads and writes until the batch is done: the memory of a forgotten handle is
+at rest.
 """
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import accumulate
 from typing import Any
 
@@ -32,13 +34,6 @@ class Block:
         padded = [-(-size // ALIGNMENT) * ALIGNMENT for size in sizes]
         self.memory = cuda.mem_alloc(sum(padded))
         self.parts = [int(self.memory) + offset for offset in accumulate(padded[:-1], initial=0)]
-        self.touched: set[Any] = set()
-        """The events of the streams that last used it."""
-
-    def wait(self, stream: Any) -> None:
-        """Let `stream` wait until nobody uses the block."""
-        for event in tuple(self.touched):
-            stream.wait_for_event(event)
 
 
 class History:
@@ -55,7 +50,11 @@ class HistoryPool:
     def __init__(self, device: Device, bytes_of: Sequence[tuple[int, int]]) -> None:
         """`bytes_of` gives for each state tensor (bytes for one pixel of its own, frame pixels for one of its side)."""
         self._device, self._bytes_of = device, tuple(bytes_of)
-        self._free: dict[Size, deque[Block]] = {}
+        self._free: dict[Size, list[Block]] = {}
+        self._lock = threading.Lock()
+        """Held to look at or change `_free`."""
+        self._returned: deque[tuple[Size, Block]] = deque()
+        """What died since: handles die anywhere, even inside the lock, so they only append here."""
         self._closed = False
 
     def sizes_of(self, size: Size) -> list[int]:
@@ -74,35 +73,39 @@ class HistoryPool:
             )
         return state
 
-    def take(self, size: Size, stream: Any) -> History:
-        """A new history, whose memory `stream` may write."""
-        try:
-            block = self._free.setdefault(size, deque()).pop()
-        except IndexError:
-            self._forget_sizes(size)
-            block = Block(self._device.cuda, self.sizes_of(size))
-        block.wait(stream)
-        block.touched.clear()
-        return History(self, size, block)
+    def take(self, size: Size) -> History:
+        """A new history, whose memory nobody uses."""
+        with self._lock:
+            while self._returned:
+                old, block = self._returned.popleft()
+                self._free.setdefault(old, []).append(block)
+            blocks = self._free.pop(size, [])
+            self._free[size] = blocks  # the latest, so the last to go
+            if not blocks:
+                for old in list(self._free)[:-SIZES_KEPT]:
+                    for block in self._free.pop(old):
+                        block.memory.free()
+                blocks.append(Block(self._device.cuda, self.sizes_of(size)))
+            return History(self, size, blocks.pop())
 
     def give_back(self, size: Size, block: Block) -> None:
-        """Keep the memory of a forgotten handle, for the next; runs wherever handles die, so it takes no lock."""
-        if not self._closed:
-            self._free.setdefault(size, deque()).append(block)
-            return
-        with self._device.current():
-            block.memory.free()
+        """Keep the memory of a forgotten handle, for the next; needs no device."""
+        self._returned.append((size, block))
+        if self._closed:
+            with self._device.current():
+                self._free_returned()
 
     def close(self) -> None:
         """Free what no handle holds; the rest goes with the handles."""
         self._closed = True
-        for size in list(self._free):
-            self._drop(size)
+        self._free_returned()
+        with self._lock:
+            for blocks in self._free.values():
+                for block in blocks:
+                    block.memory.free()
+            self._free.clear()
 
-    def _forget_sizes(self, kept: Size) -> None:
-        for size in [size for size in tuple(self._free) if size != kept][: -SIZES_KEPT + 1]:
-            self._drop(size)
-
-    def _drop(self, size: Size) -> None:
-        for block in self._free.pop(size):
-            block.memory.free()  # which waits for whoever uses it
+    def _free_returned(self) -> None:
+        with suppress(IndexError):  # several threads may be at it
+            while True:
+                self._returned.popleft()[1].memory.free()

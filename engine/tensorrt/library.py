@@ -6,6 +6,7 @@ presence, never by version.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import logging
@@ -34,6 +35,10 @@ class Library:
         self.version = f"{self.module.__name__.removesuffix('_bindings')} {self.module.__version__}"
         self.logger, self._errors = _logger(self.module)
 
+    def lacks_memory(self) -> bool:
+        """Whether what TensorRT said was wrong is that the device has no memory left; forgets nothing."""
+        return any("outofmemory" in error.replace(" ", "").lower() for error in self._errors)
+
     def why(self) -> str:
         """What TensorRT last said was wrong, as the end of a sentence; forgets it."""
         errors, self._errors[:] = list(self._errors), []
@@ -48,8 +53,12 @@ def _import(names: Sequence[str]) -> Any:
         raise EngineError(f"{found} does not import ({error})") from error
 
 
+@functools.cache
 def _logger(trt: Any) -> tuple[Any, list[str]]:
-    """A logger of the library's own class that hands on to ours, and the list of errors that it keeps."""
+    """A logger of the library's own class that hands on to ours, and the list of errors that it keeps.
+
+    One for the whole process: TensorRT goes on calling the first that it was given, and does not keep it alive.
+    """
     errors: list[str] = []
     grave = trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ..errors import EngineError, ModelError
+from ..errors import DeviceMemoryError, EngineError, ModelError
 from ..model import Manifest, Model, Precision
 from .library import Library
 from .profiles import Profiles, fitted
@@ -33,6 +33,7 @@ def build(
     EngineError if it cannot build it here.
     """
     trt, manifest, onnx = library.module, model.manifest, model.graph(precision)
+    library.why()  # what was said before does not count
     try:
         builder = trt.Builder(library.logger)
     except TypeError as error:  # the factory gave nothing: there is no driver
@@ -47,13 +48,20 @@ def build(
     _set_precision(trt, config, precision)
     _add_profiles(library, builder, network, config, profiles)
     times = not hasattr(trt, "IRuntimeCache")  # TensorRT-RTX, which has that one, chooses kernels without timing them
-    if times:
-        config.set_timing_cache(config.create_timing_cache(timing), False)
+    if times and not _take_times(config, timing):  # another build of this version learnt it
+        _take_times(config, b"")
     with _progress(trt, config):
         plan = builder.build_serialized_network(network, config)
+    if plan is None and library.lacks_memory():
+        raise DeviceMemoryError(f"{library.version} has too little memory to build{library.why()}")
     if plan is None:
         raise EngineError(f"{library.version} cannot build the graph here{library.why()}")
     return bytes(plan), bytes(config.get_timing_cache().serialize()) if times else b""
+
+
+def _take_times(config: Any, timing: bytes) -> bool:
+    cache = config.create_timing_cache(timing)
+    return cache is not None and bool(config.set_timing_cache(cache, False))
 
 
 def _fault(parser: Any) -> str:
@@ -74,8 +82,12 @@ def _set_precision(trt: Any, config: Any, precision: Precision) -> None:
     flags = trt.BuilderFlag
     if precision == "f32":
         config.clear_flag(flags.TF32)  # has 10 bits of mantissa
+    if "REQUIRE_USER_ALLOCATION" in flags.__members__:  # TensorRT-RTX: else what allocates cannot be captured
+        config.set_flag(flags.REQUIRE_USER_ALLOCATION)
     if "STRONGLY_TYPED" in trt.NetworkDefinitionCreationFlag.__members__:
         return  # the graph's own types are obeyed
+    # Before 10, a profile belongs to one context alone unless the plan allows more.
+    config.set_preview_feature(trt.PreviewFeature.PROFILE_SHARING_0806, True)
     for name in {"f16": ("FP16",), "int8": ("INT8", "FP16")}.get(precision, ()):
         config.set_flag(getattr(flags, name))
 
@@ -90,6 +102,9 @@ def _check_graph(trt: Any, network: Any, manifest: Manifest) -> None:
             f"the graph must take {', '.join(sorted(need_in))} and give {', '.join(sorted(need_out))},"
             f" got {', '.join(sorted(takes)) or 'nothing'} and {', '.join(sorted(gives)) or 'nothing'}"
         )
+    for state in manifest.states:
+        if takes[state.input].dtype != gives[state.output].dtype:
+            raise ModelError(f"{state.input!r} and {state.output!r} must be of one type")
     types = takes["frames"].dtype, gives["restored"].dtype
     if types != (trt.DataType.UINT8, trt.DataType.UINT8):
         raise ModelError(f"'frames' and 'restored' must be uint8, got {types[0].name} and {types[1].name}")

@@ -36,7 +36,12 @@ class Profiles:
         step = manifest.stride
         high, wide = (min(side, max(step, px // step * step)) for side, px in zip(tile, TYPICAL_PX, strict=True))
         general = (tile, tile, tile) if manifest.fixed_tile else ((step, step), (high, wide), tile)
-        own = tuple(size for size in dict.fromkeys(sizes) if not manifest.fixed_tile and size != tile)
+        own = tuple(
+            size
+            for size in dict.fromkeys(sizes)
+            if not manifest.fixed_tile
+            and all(0 < side <= most and side % step == 0 for side, most in zip(size, tile, strict=True))
+        )
         spans = [(size, size, size) for size in own] + [general]
         return cls(tuple(_ranges(manifest, max_batch, span) for span in spans), own)
 

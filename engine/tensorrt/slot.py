@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import EngineError
+from ..errors import DeviceMemoryError, EngineError
 from ..model import StateTensor
 from ..protocol import Frames
 from .capture import Graph, capture
+from .contexts import Contexts
 from .device import Device
 from .history import History, HistoryPool
 from .library import Library
@@ -43,27 +44,27 @@ class Lane:
         device: Device,
         library: Library,
         engine: Any,
+        contexts: Contexts,
         stream: Any,
         profile: int,
         inputs: Mapping[str, tuple[int, ...]],
     ) -> None:
         """`inputs` gives the shape of every input. Raises EngineError, and what pycuda raises."""
         self._device, self._library, self._stream = device, library, stream
-        self.frames: Frames = device.cuda.pagelocked_empty(inputs["frames"], np.uint8)
-        self.restored: Frames = device.cuda.pagelocked_empty(inputs["frames"], np.uint8)
+        self.frames, self.restored = (device.page_locked(inputs["frames"]) for _ in range(2))
         self.memory: dict[str, Any] = {}
         """Device memory by the name of its tensor; that of no tensor is for intermediate results."""
         self._graph: Graph | None = None
         self._runs = 0
         try:
-            self._context = _create_context(library.module, engine)
+            self._context = contexts.create()
             self._demand(self._context is not None, "an execution context")
             self._demand(self._context.set_optimization_profile_async(profile, stream.handle), f"profile {profile}")
             stream.synchronize()
             for name, shape in inputs.items():
                 self._demand(self._context.set_input_shape(name, shape), f"the shape {shape} of {name!r}")
             self._demand(self._context.infer_shapes() == [], "the shapes of its inputs")
-            self.memory[""] = _lend_memory(device.cuda, engine, self._context)
+            self.memory[""] = contexts.lend_memory(device.cuda, self._context)
             for name in (engine.get_tensor_name(i) for i in range(engine.num_io_tensors)):
                 count = math.prod(self._context.get_tensor_shape(name))
                 self.memory[name] = device.cuda.mem_alloc(count * engine.get_tensor_dtype(name).itemsize)
@@ -105,8 +106,8 @@ class Lane:
         """Raise what TensorRT refused: for want of memory, or else as it says itself."""
         if accepted:
             return
-        why = self._library.why()
-        if "memory" in why.lower():
+        lacks_memory, why = self._library.lacks_memory(), self._library.why()
+        if lacks_memory:
             raise self._device.out_of_memory()
         raise EngineError(f"{self._library.version} refuses {what}{why}")
 
@@ -119,18 +120,21 @@ class Slot:
         device: Device,
         library: Library,
         engine: Any,
+        contexts: Contexts,
         profiles: Profiles,
         states: Sequence[StateTensor],
         pool: HistoryPool,
     ) -> None:
         """For where `device` is current, as all that follows."""
-        self._device, self._library, self._engine = device, library, engine
+        self._device, self._library, self._engine, self._contexts = device, library, engine, contexts
         self._profiles, self._states, self._pool = profiles, states, pool
         flags = device.cuda.event_flags
         self._stream = device.cuda.Stream(NON_BLOCKING)
         # Waiting must not spin: there may be fewer cores than slots.
         self._done = device.cuda.Event(flags.BLOCKING_SYNC | flags.DISABLE_TIMING)
         self._lanes: OrderedDict[Shape, Lane] = OrderedDict()
+        self._held: tuple[History | None, ...] = ()
+        """What the batch in flight reads and writes: its memory must not serve others before."""
 
     def start(self, batch: Frames, before: Sequence[History | None]) -> tuple[Frames, list[History | None]]:
         """Queue a batch (N, H, W, 3) with the history of each item.
@@ -145,17 +149,17 @@ class Slot:
             lane.run()
             after = self._store(lane, count, (height, width))
             self._done.record(self._stream)
-            for history in (*before, *after):
-                if history is not None:
-                    history.block.touched.add(self._done)
         except BaseException:
             self._stream.synchronize()  # nothing may still use the buffers when the slot serves again
             raise
+        self._held = (*before, *after)
         return lane.restored, after
 
     def wait(self) -> None:
-        """Wait until the batch is done."""
-        self._done.synchronize()
+        """Wait until the batch is done; after `close`, it is."""
+        if self._done is not None:
+            self._done.synchronize()
+        self._held = ()
 
     def lane(self, shape: Shape) -> Lane:
         """The lane for batches of `shape`, made if there is none; the one not used for longest makes room."""
@@ -169,12 +173,25 @@ class Slot:
         for state in self._states:
             inputs[state.input] = (count, state.channels, height // state.scale, width // state.scale)
         profile = self._profiles.index(height, width)
-        self._lanes[shape] = Lane(self._device, self._library, self._engine, self._stream, profile, inputs)
+        for attempt in range(2):
+            try:
+                with self._device.current():
+                    self._lanes[shape] = Lane(
+                        self._device, self._library, self._engine, self._contexts, self._stream, profile, inputs
+                    )
+                break
+            except DeviceMemoryError:
+                if attempt or not self._lanes:
+                    raise
+            for other in list(self._lanes):  # here, where no error holds on to a context
+                self.forget(other)
         return self._lanes[shape]
 
     def forget(self, shape: Shape) -> None:
-        """Free the lane of `shape`."""
-        self._lanes.pop(shape).close()
+        """Free the lane of `shape`, if there is one."""
+        lane = self._lanes.pop(shape, None)
+        if lane is not None:
+            lane.close()
 
     def close(self) -> None:
         """Wait for the batch in flight, and free everything."""
@@ -182,13 +199,11 @@ class Slot:
         for lane in self._lanes.values():
             lane.close()
         self._lanes.clear()
-        del self._stream, self._done  # here, where the device is current
+        self._stream = self._done = self._engine = self._contexts = None  # type: ignore[assignment] # here, where the device is current
 
     def _load(self, lane: Lane, before: Sequence[History | None]) -> None:
         cuda, stream = self._device.cuda, self._stream
         for item, history in enumerate(before):
-            if history is not None:
-                history.block.wait(stream)
             for part, (state, size) in enumerate(self._parts(lane)):
                 target = int(lane.memory[state.input]) + item * size
                 if history is None:
@@ -201,7 +216,7 @@ class Slot:
             return [None] * count
         after: list[History | None] = []
         for item in range(count):
-            history = self._pool.take(size, self._stream)
+            history = self._pool.take(size)
             for part, (state, length) in enumerate(self._parts(lane)):
                 source = int(lane.memory[state.output]) + item * length
                 self._device.cuda.memcpy_dtod_async(history.block.parts[part], source, length, self._stream)
@@ -211,24 +226,3 @@ class Slot:
     def _parts(self, lane: Lane) -> list[tuple[StateTensor, int]]:
         """Each state tensor, and its bytes for one item."""
         return list(zip(self._states, self._pool.sizes_of(lane.frames.shape[1:3]), strict=True))
-
-
-def _create_context(trt: Any, engine: Any) -> Any:
-    """A context that is lent its memory: as much as its shape needs, not as the greatest of the profile would."""
-    if hasattr(trt, "ExecutionContextAllocationStrategy"):
-        return engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
-    return engine.create_execution_context_without_device_memory()
-
-
-def _lend_memory(cuda: Any, engine: Any, context: Any) -> Any:
-    """Memory for intermediate results, given to `context`, whose shapes are set."""
-    if hasattr(context, "update_device_memory_size_for_shapes"):
-        size = context.update_device_memory_size_for_shapes()
-    else:
-        size = engine.device_memory_size
-    memory = cuda.mem_alloc(max(size, 1))
-    if hasattr(context, "set_device_memory"):
-        context.set_device_memory(int(memory), size)
-    else:
-        context.device_memory = int(memory)
-    return memory

@@ -133,7 +133,7 @@ def test_a_manifest_that_promises_a_history_needs_one_in_the_graph(tmp_path: Pat
 @pytest.mark.parametrize("name", shipped_models())
 def test_a_manifest_that_names_no_precisions_allows_all_and_tiles(name: str) -> None:
     facts = json.loads(find_manifest(name).read_text(encoding="utf-8"))
-    for newer in ("precisions", "whole_frame"):
+    for newer in ("precisions", "whole_frame", "graphs", "check"):
         facts.pop(newer, None)
     manifest = Manifest.model_validate(facts)
     assert manifest.precisions == ("f32", "bf16")

@@ -213,6 +213,27 @@ def test_memory_stays_bounded_however_many_shapes_come(double: Double, model: Mo
     assert not double.device.used
 
 
+def test_a_result_that_outlives_its_engine_leaks_nothing(double: Double, model: Model) -> None:
+    with TensorRtEngine(model, OPTIONS) as engine:
+        result = engine.submit(frames(1, 16, 16)).result()
+        result.release()
+    del engine, result
+    gc.collect()
+    assert not double.device.leaks
+
+
+def test_a_ticket_that_is_asked_after_the_engine_was_closed_gives_its_batch(
+    double: Double, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = TensorRtEngine(model, OPTIONS)
+    batch = frames(1, 16, 16)
+    ticket = engine.submit(batch)
+    monkeypatch.setattr(type(engine._slots), "close", lambda self: None)  # its patience is over
+    engine.close()
+    with ticket.result() as result:
+        np.testing.assert_array_equal(result.frames, models.brightened(batch))
+
+
 def test_an_engine_is_used_and_closed_by_other_threads_than_made_it(double: Double, recurrent: Model) -> None:
     engine = TensorRtEngine(recurrent, OPTIONS)
     failures: list[BaseException] = []
@@ -288,13 +309,24 @@ def test_a_history_of_another_engine_is_refused(double: Double, recurrent: Model
 def test_where_memory_is_short_tiles_become_smaller(
     double: Double, model: Model, caplog: pytest.LogCaptureFixture
 ) -> None:
-    double.device.memory_bytes = 80_000_000
+    double.device.memory_bytes = 30_000_000
     with open_engine("tensorrt", str(model.path), EngineOptions(tile_px=2048)) as engine:
         assert engine.spec.tile == (512, 512)
-        batch = frames(4, 512, 512)
+        assert engine.spec.best_batch == 1
+        batch = frames(1, 512, 512)
         np.testing.assert_array_equal(restore(engine, batch), models.brightened(batch))  # type: ignore[arg-type]
     assert "cuda:0 has too little memory" in caplog.text
     assert "trying tiles of 1024 px instead of 2048" in caplog.text
+    assert not double.device.used
+
+
+def test_where_memory_is_short_batches_become_smaller_first(double: Double, model: Model) -> None:
+    double.device.memory_bytes = 500_000
+    with TensorRtEngine(model, OPTIONS) as engine:
+        assert engine.spec.best_batch == 1
+    double.device.memory_bytes = 700_000
+    with TensorRtEngine(model, OPTIONS) as engine:
+        assert engine.spec.best_batch == 2
     assert not double.device.used
 
 
