@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from engine.backends import open_engine
 from engine.errors import EngineError, ModelError
 from engine.model import PinnedFile
+from engine.protocol import EngineOptions
 
 
 def check_pair(folder: Path, **arrays: NDArray[np.generic]) -> PinnedFile:
@@ -52,6 +53,14 @@ def test_an_engine_that_computes_something_else_is_refused_by_how_far_off_it_is(
     assert line.startswith("openvino/CPU ")
     assert "'tiny'" in line
     assert "within 40 dB of the checkpoint, got 28." in line
+
+
+def test_an_engine_of_tiles_smaller_than_the_pair_is_still_checked_for_life(tmp_path: Path) -> None:
+    pair = check_pair(tmp_path, blurred=noise(1, 64, 64), restored=noise(1, 64, 64))
+    small = EngineOptions(tile_px=32)
+    open_engine("openvino", str(models.write_model(tmp_path, models.brighten_onnx(), check=pair)), small).close()
+    with pytest.raises(EngineError, match="all black"):
+        open_engine("openvino", str(models.write_model(tmp_path, models.constant_onnx(0.0), check=pair)), small)
 
 
 @pytest.mark.parametrize("with_pair", [True, False])
