@@ -187,7 +187,8 @@ def main() -> None:
     parser.add_argument("--vapoursynth", metavar="PYTHON", default=sys.executable, help="a Python that has VapourSynth")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    width, height = map(int, arguments.size.split("x"))
+    stride = load_model(arguments.model).manifest.stride
+    width, height = (-(-int(side) // stride) * stride for side in arguments.size.split("x"))  # as the daemon pads
     model = load_model(arguments.model)
     bench = Bench(model, read_frames(arguments.clip, width, height), arguments.vapoursynth)
     figures = measure(bench, arguments.repeat)
