@@ -52,7 +52,7 @@ from daemon.file_source import FileSource
 from engine.backends import open_engine
 from engine.errors import EngineError
 from engine.model import Precision, load_model
-from engine.openvino_precision import CHANNELS, compute_in, convolutions, features
+from engine.openvino.precision import CHANNELS, compute_in, convolutions, features
 from engine.protocol import Engine, EngineOptions, Frames, Ticket
 
 CLIP = Path(__file__).parent.parent / "tests" / "media" / "demo_sharp.mp4"

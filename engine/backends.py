@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 
 BACKENDS = {
     "tensorrt": "engine.tensorrt.engine:TensorRtEngine",
-    "torch": "engine.torch:TorchEngine",
-    "openvino": "engine.openvino:OpenVinoEngine",
+    "torch": "engine.torch.engine:TorchEngine",
+    "openvino": "engine.openvino.engine:OpenVinoEngine",
     "identity": "engine.identity:IdentityEngine",
 }
 AUTO = ("tensorrt", "torch", "openvino")

@@ -51,6 +51,17 @@ def private_folder(path: Path) -> Path:
     return path
 
 
+def open_cache(folder: Path | None) -> Cache | None:
+    """The cache in `folder`; None, with a warning, if it will not do: engines work without one, too."""
+    if folder is None:
+        return None
+    try:
+        return Cache(folder)
+    except EngineError as error:
+        log.warning("%s; nothing is kept for the next start", error)
+        return None
+
+
 class Cache:
     """A private folder of entries. Processes may share it: what several of them want is made once."""
 

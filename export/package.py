@@ -15,7 +15,7 @@ from typing import Any
 from engine.backends import open_backend
 from engine.errors import EngineError
 from engine.model import Manifest, Model, PinnedFile, load_model
-from engine.openvino import OpenVinoEngine
+from engine.openvino.engine import OpenVinoEngine
 from engine.protocol import EngineOptions
 
 from .analysis import count_parameters, mac_per_pixel, overlap_px

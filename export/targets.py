@@ -18,7 +18,7 @@ import onnx
 
 from engine.errors import EngineError
 from engine.model import GraphPrecision, Model, PinnedFile, Precision
-from engine.openvino import OpenVinoEngine
+from engine.openvino.engine import OpenVinoEngine
 from engine.protocol import EngineOptions, Frames
 
 from .blur import CASES, Picture

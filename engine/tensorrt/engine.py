@@ -12,7 +12,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
-from ..cache import Cache, Key
+from ..cache import Cache, Key, open_cache
 from ..errors import DeviceMemoryError, EngineError
 from ..model import Manifest, Model, Precision
 from ..protocol import EngineOptions, EngineSpec, Frames, Result, State, Ticket, check_batch
@@ -74,7 +74,7 @@ class TensorRtEngine:
         self.spec = order.spec(f"tensorrt/{self._device.name} {order.precision}", options)
         states = model.manifest.states
         with self._device.current():
-            self._cache = _cache(options)
+            self._cache = open_cache(options.cache)
             self._engine = _open(self._device, self._library, order, self._cache)
             self._kernels_key = {**order.key(self._device, self._library), "kind": "kernels"}
             kept = self._cache.get(self._kernels_key) if self._cache else None
@@ -237,14 +237,3 @@ def _choose_precision(manifest: Manifest, wanted: str) -> Precision:
 def _bytes(engine: Any, name: str) -> int:
     """Bytes of all channels of one pixel of the tensor `name`."""
     return int(engine.get_tensor_shape(name)[1]) * int(engine.get_tensor_dtype(name).itemsize)
-
-
-def _cache(options: EngineOptions) -> Cache | None:
-    """The cache; None with a warning if its folder will not do, because the engine works without one."""
-    if options.cache is None:
-        return None
-    try:
-        return Cache(options.cache)
-    except EngineError as error:
-        log.warning("%s; nothing is kept for the next start", error)
-        return None

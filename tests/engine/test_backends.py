@@ -10,7 +10,7 @@ import pytest
 from engine import backends
 from engine.backends import BACKENDS, open_engine
 from engine.errors import EngineError
-from engine.openvino import OpenVinoEngine
+from engine.openvino.engine import OpenVinoEngine
 from engine.protocol import Build, EngineOptions
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from engine.errors import EngineError, ModelError
 from engine.model import WHOLE_FRAME_PX, Manifest, find_manifest, load_model, shipped_models
-from engine.openvino import OpenVinoEngine
+from engine.openvino.engine import OpenVinoEngine
 from engine.protocol import EngineOptions
 
 

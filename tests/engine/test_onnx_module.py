@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch")
 
 from engine.errors import ModelError  # noqa: E402
 from engine.model import load_model  # noqa: E402
-from engine.onnx_module import OnnxModule  # noqa: E402
+from engine.torch.onnx_module import OnnxModule  # noqa: E402
 from export.graph import to_onnx  # noqa: E402
 from export.networks.img2img import Img2ImgConfig, Img2ImgNet  # noqa: E402
 from export.networks.resnet import ResNetConfig, ResNetGenerator  # noqa: E402

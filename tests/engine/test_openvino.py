@@ -16,9 +16,9 @@ import pytest
 from engine.cache import Cache
 from engine.errors import EngineError
 from engine.model import Model, PinnedFile, load_model
-from engine.openvino import OpenVinoEngine, Shape, compile_kept
-from engine.openvino_precision import compute_in, fastest
-from engine.openvino_shuffle import merge_shuffles
+from engine.openvino.engine import OpenVinoEngine, Shape, compile_kept
+from engine.openvino.precision import compute_in, fastest
+from engine.openvino.shuffle import merge_shuffles
 from engine.protocol import EngineOptions, Frames
 
 F32 = EngineOptions(precision="f32")
@@ -163,7 +163,7 @@ import resource, sys
 import numpy as np
 from engine.errors import DeviceMemoryError
 from engine.model import load_model
-from engine.openvino import OpenVinoEngine
+from engine.openvino.engine import OpenVinoEngine
 from engine.protocol import EngineOptions
 
 small, large = np.zeros((1, 64, 64, 3), np.uint8), np.zeros((1, 4096, 4096, 3), np.uint8)

@@ -28,7 +28,7 @@ from engine.backends import open_engine
 from engine.errors import DeviceMemoryError, EngineError
 from engine.identity import IdentityEngine
 from engine.model import Model, PinnedFile
-from engine.openvino import OpenVinoEngine
+from engine.openvino.engine import OpenVinoEngine
 from engine.protocol import Engine, EngineOptions, EngineSpec, Frames, State, Ticket
 from engine.standby import BATCHES_BEFORE_REBUILD, SIZES_KEPT, Standby
 

@@ -20,7 +20,7 @@ from engine.backends import open_backend, open_engine  # noqa: E402
 from engine.errors import DeviceMemoryError, EngineError, ModelError  # noqa: E402
 from engine.model import PinnedFile, load_model  # noqa: E402
 from engine.protocol import Engine, EngineOptions, Frames  # noqa: E402
-from engine.torch import TorchEngine  # noqa: E402
+from engine.torch.engine import TorchEngine  # noqa: E402
 
 CPU = EngineOptions(device="cpu", precision="f32", tile_px=64)
 HAS_BF16 = any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
@@ -214,7 +214,7 @@ def echo_on_gpu(tmp_path: Path) -> Iterator[TorchEngine]:
 
 @pytest.mark.gpu
 def test_a_cuda_graph_computes_what_its_network_does_without_one() -> None:
-    from engine.torch_cuda import Capturing, CudaSlot
+    from engine.torch.cuda import Capturing, CudaSlot
 
     model, options = load_model("fast"), EngineOptions(device="cuda", precision="f32", tile_px=256)
     with TorchEngine(model, options) as engine:

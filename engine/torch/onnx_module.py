@@ -15,8 +15,8 @@ import torch
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
-from .errors import ModelError
-from .onnx_operators import DTYPES, OPERATORS, OPSETS, Attributes, Compute, Operator, UnsupportedError
+from ..errors import ModelError
+from .operators import DTYPES, OPERATORS, OPSETS, Attributes, Compute, Operator, UnsupportedError
 
 Key = Hashable
 """Where a value is found while the graph runs: its name, or what stands for a constant."""

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .errors import DeviceMemoryError, EngineError, ModelError
-from .model import Manifest, Model, Precision
+from ..errors import DeviceMemoryError, EngineError, ModelError
+from ..model import Manifest, Model, Precision
+from ..protocol import EngineOptions, EngineSpec, Frames, Result, State, check_batch
+from ..slots import Slots
+from .cuda import MAX_BATCH, Size, lacks_memory, memory_text, open_slots
 from .onnx_module import OnnxModule
-from .protocol import EngineOptions, EngineSpec, Frames, Result, State, check_batch
-from .slots import Slots
-from .torch_cuda import MAX_BATCH, Size, lacks_memory, memory_text, open_slots
-from .torch_slots import CpuSlot, Finish, Network, Slot, first_line
+from .slots import CpuSlot, Finish, Network, Slot, first_line
 
 if TYPE_CHECKING:
     from typing import Self
@@ -39,7 +39,7 @@ class _Ticket:
 
 
 class TorchEngine:
-    """A model in PyTorch, as its ONNX graph says; see `engine.onnx_module`.
+    """A model in PyTorch, as its ONNX graph says; see `engine.torch.onnx_module`.
 
     On a GPU it takes float16 where the model has a graph of it, or bfloat16: convolutions work in it, the skip
     around them stays in float. In f32, TensorFloat-32 is off.

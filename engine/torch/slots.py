@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import EngineError
-from .model import StateTensor
+from ..errors import EngineError
+from ..model import StateTensor
+from ..protocol import Frames, State
 from .onnx_module import OnnxModule
-from .protocol import Frames, State
 
 Shape = tuple[int, int, int]
 """(N, H, W)."""

@@ -28,9 +28,9 @@ import torch
 from torch import Tensor
 from torch.backends import cudnn
 
-from .errors import DeviceMemoryError, EngineError
-from .protocol import Frames, State
-from .torch_slots import Finish, History, Network, Shape, first_line
+from ..errors import DeviceMemoryError, EngineError
+from ..protocol import Frames, State
+from .slots import Finish, History, Network, Shape, first_line
 
 log = logging.getLogger(__name__)
 

@@ -17,18 +17,18 @@ import openvino as ov
 from numpy.typing import NDArray
 from openvino import properties as props
 
-from .errors import DeviceMemoryError, EngineError, ModelError
-from .model import Manifest, Model, Precision
-from .openvino_precision import compute_in, fastest
-from .openvino_shuffle import merge_shuffles
-from .protocol import EngineOptions, EngineSpec, Frames, Result, State, check_batch
-from .slots import Slots
+from ..errors import DeviceMemoryError, EngineError, ModelError
+from ..model import Manifest, Model, Precision
+from ..protocol import EngineOptions, EngineSpec, Frames, Result, State, check_batch
+from ..slots import Slots
+from .precision import compute_in, fastest
+from .shuffle import merge_shuffles
 
 if TYPE_CHECKING:
     from pathlib import Path
     from typing import Self
 
-    from .cache import Cache, Key
+    from ..cache import Cache, Key
 
 SHAPES_KEPT = 4
 """Compiled shapes that are kept: a stream that changes its size back and forth compiles each size once."""
@@ -252,11 +252,9 @@ class OpenVinoEngine:
 
 
 def _open_cache(folder: Path | None) -> Cache | None:
-    if folder is None:
-        return None
-    from .cache import Cache  # here, because it needs filelock, which a processor can do without
+    from ..cache import open_cache  # here, because it needs filelock, which a processor can do without
 
-    return Cache(folder)
+    return open_cache(folder)
 
 
 def compile_kept(core: Any, graph: Any, device: str, config: dict[Any, Any], cache: Cache | None, key: Key) -> Any:
