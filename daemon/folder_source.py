@@ -18,7 +18,7 @@ from .errors import SourceError
 from .frame import Frame
 from .pictures import SUFFIXES, PictureSource
 
-HIGHEST_RATE: Final = 1000
+RATES: Final = (0.001, 1000)
 _MOST_DAMAGE_LINES: Final = 20
 
 
@@ -38,8 +38,8 @@ class FolderSource:
         self.path, self.name = folder, stream
         self.damage: list[str] = []
         """One line for each picture that could not be read; complete when the iteration is."""
-        if not 0 < rate <= HIGHEST_RATE:
-            raise SourceError(f"{folder}: the rate must be above 0 and at most {HIGHEST_RATE}, got {rate}")
+        if not RATES[0] <= rate <= RATES[1]:
+            raise SourceError(f"{folder}: the rate must be from {RATES[0]} to {RATES[1]}, got {rate}")
         self.rate = Fraction(rate).limit_denominator(1_000_000)
         self._pictures = _pictures_of(folder)
         self._closed = False

@@ -22,7 +22,7 @@ from .frame import Frame
 
 SMALLEST: Final = (32, 48)  # (H, W)
 LARGEST: Final = (8192, 8192)
-HIGHEST_RATE: Final = 1000
+RATES: Final = (0.001, 1000)
 _BITS: Final = 48  # 32 of the number, 16 of its check sum
 _LONGEST_ROWS: Final = (48, 24, 12)  # cells a row
 _SMALLEST_CELL: Final = 4
@@ -62,8 +62,8 @@ class PatternSource:
         if not (SMALLEST[0] <= height <= LARGEST[0] and SMALLEST[1] <= width <= LARGEST[1]):
             least, most = (f"{limit[1]}x{limit[0]}" for limit in (SMALLEST, LARGEST))
             raise SourceError(f"test pattern: the size must be from {least} to {most}, got {width}x{height}")
-        if not 0 < rate <= HIGHEST_RATE:
-            raise SourceError(f"test pattern: the rate must be above 0 and at most {HIGHEST_RATE}, got {rate}")
+        if not RATES[0] <= rate <= RATES[1]:
+            raise SourceError(f"test pattern: the rate must be from {RATES[0]} to {RATES[1]}, got {rate}")
         self.rate = Fraction(rate).limit_denominator(1_000_000)
         self.name, self.live = stream, live
         self.damage: Sequence[str] = ()

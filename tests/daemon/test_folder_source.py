@@ -170,4 +170,4 @@ def test_a_file_is_refused(tmp_path) -> None:
 
 def test_an_impossible_rate_is_refused(tmp_path) -> None:
     write(tmp_path / "a.png", grey=1)
-    assert "the rate must be above 0 and at most 1000, got 0" in refusal(tmp_path, rate=0)
+    assert "the rate must be from 0.001 to 1000, got 0" in refusal(tmp_path, rate=0)
