@@ -31,6 +31,8 @@ _PAUSE_S: Final = 0.01
 _JOIN_S: Final = 0.5
 # With one buffer the driver has none to fill while a frame is converted, and loses every other frame.
 _BUFFERS: Final = 2
+_JPEGS: Final = (cv2.VideoWriter.fourcc(*"MJPG"), cv2.VideoWriter.fourcc(*"JPEG"))
+_JPEG_END: Final = b"\xff\xd9"
 _MICROSECONDS: Final = Fraction(1, 1_000_000)
 _OLDEST_STAMP_NS: Final = 10**9
 
@@ -45,7 +47,8 @@ class CameraSource:
 
     `pts` is the driver's time of the frame, in microseconds, and `captured_ns` follows from it where the driver's
     clock is this host's monotonic one. If frames come faster than they are taken the newest wins, and `seq` has a
-    gap. Of interlacing OpenCV says nothing: `deinterlace` changes nothing.
+    gap. A JPEG that is damaged is left out, and counted. Of interlacing OpenCV says nothing: `deinterlace` changes
+    nothing.
     """
 
     live: Final = True
@@ -73,6 +76,7 @@ class CameraSource:
         self._frames: Channel[Frame] = Channel(1, "drop_oldest", self._changed)
         self._error: Exception | None = None
         self._damaged = 0
+        self._jpeg_ends = False  # some cameras never write JPEG's mark of the end
 
     @property
     def counters(self) -> Mapping[str, int]:
@@ -160,12 +164,16 @@ class CameraSource:
             if self._rate is not None:
                 capture.set(cv2.CAP_PROP_FPS, self._rate)
             capture.set(cv2.CAP_PROP_BUFFERSIZE, _BUFFERS)
+            if int(capture.get(cv2.CAP_PROP_FOURCC)) in _JPEGS:
+                # Of one that does not decode OpenCV would give the frame before, as if it were new.
+                capture.set(cv2.CAP_PROP_CONVERT_RGB, 0)
         if not capture.isOpened():
             raise SourceError(f"camera {self.path}: cannot be set up; another program took it meanwhile")
 
     def _refuse(self, what: str, wanted: str, got: str) -> None:
         raise SourceError(
-            f"camera {self.path}: has no {what} {wanted}, offers {got}; 'v4l2-ctl --list-formats-ext' lists all"
+            f"camera {self.path}: has no {what} {wanted}, offers {got}; 'v4l2-ctl --list-formats-ext' lists all",
+            lasting=True,
         )
 
     def _read(self, capture: cv2.VideoCapture) -> None:
@@ -176,15 +184,29 @@ class CameraSource:
                     raise SourceError(f"camera {self.path}: was unplugged")
                 continue
             began_ns = time.monotonic_ns()
+            image: NDArray[Any] | None
             given, image = capture.retrieve()
             if first:  # which cameras often give torn
                 first = False
                 continue
-            if not given or image is None or not image.size:  # a JPEG that does not decode
+            if given and image is not None and image.ndim == 2:
+                image = self._decoded_jpeg(image)
+            if not given or image is None:
                 self._damaged += 1
                 continue
             self._frames.put(self._frame(seq, image, capture.get(cv2.CAP_PROP_POS_MSEC), began_ns))
             seq += 1
+
+    def _decoded_jpeg(self, data: NDArray[Any]) -> NDArray[Any] | None:
+        """BGR (H, W, 3) of a JPEG's bytes; None if it is damaged or cut off."""
+        ended = data.tobytes().rstrip(b"\0").endswith(_JPEG_END)
+        self._jpeg_ends |= ended
+        if self._jpeg_ends and not ended:
+            return None
+        try:
+            return cv2.imdecode(data, cv2.IMREAD_COLOR)
+        except cv2.error:  # of an absurd size
+            return None
 
     def _is_ready(self, capture: cv2.VideoCapture) -> bool:
         """Whether a frame can be retrieved at once. Waits for it a little, unlike `read`, which would for seconds."""
@@ -200,7 +222,9 @@ class CameraSource:
         height, width = image.shape[:2]
         if height * width > self._options.max_pixels:
             most = self._options.max_pixels
-            raise SourceError(f"camera {self.path}: a frame must have at most {most} pixels, got {width}x{height}")
+            raise SourceError(
+                f"camera {self.path}: a frame must have at most {most} pixels, got {width}x{height}", lasting=True
+            )
         pixels = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
         now_ns = time.monotonic_ns()
         age_ns = now_ns - round(stamp_ms * 1e6)

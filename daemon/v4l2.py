@@ -27,6 +27,8 @@ _TYPE_CAPTURE: Final = 1
 _TYPE_CAPTURE_MPLANE: Final = 9
 _MEMORY_MMAP: Final = 1
 _GONE: Final = (errno.ENOENT, errno.ENODEV, errno.ENXIO)
+_FORBIDDEN: Final = (errno.EACCES, errno.EPERM)
+_OF_ANOTHER_KIND: Final = (errno.ENOTTY, errno.EINVAL, errno.EISDIR)
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,12 @@ def check_camera(path: Path) -> None:
     try:
         device = _device(path)
         if not device.captures:
-            raise SourceError(f"camera {path}: gives no video ({device.name}); {_those_there()}")
+            raise SourceError(f"camera {path}: gives no video ({device.name}); {_those_there()}", lasting=True)
         if _is_busy(device):
             raise SourceError(f"camera {path}: another program uses it ({device.name}); end that first")
     except OSError as error:
-        raise SourceError(f"camera {path}: {_reason(error)}") from error
+        lasting = error.errno in _FORBIDDEN + _OF_ANOTHER_KIND
+        raise SourceError(f"camera {path}: {_reason(error)}", lasting=lasting) from error
 
 
 def is_gone(path: Path) -> bool:
@@ -109,11 +112,11 @@ def _open(path: Path) -> int:
 def _reason(error: OSError) -> str:
     if error.errno in _GONE:
         return f"no such device; {_those_there()}"
-    if error.errno in (errno.EACCES, errno.EPERM):
+    if error.errno in _FORBIDDEN:
         return "no permission to open it; the user must be in the group that owns it, mostly 'video'"
     if error.errno == errno.EBUSY:
         return "another program uses it; end that first"
-    if error.errno in (errno.ENOTTY, errno.EINVAL, errno.EISDIR):
+    if error.errno in _OF_ANOTHER_KIND:
         return f"must be a V4L2 camera, got something else; {_those_there()}"
     return f"cannot be opened ({error.strerror})"
 

@@ -7,6 +7,7 @@
  * FAKE_CAMERA_FREEZE, FAKE_CAMERA_UNPLUG: after how many frames that happens.
  * FAKE_CAMERA_BUSY, FAKE_CAMERA_METADATA, FAKE_CAMERA_FORBIDDEN: another program streams; it is no camera but its
  * node for metadata; the user may not open it.
+ * FAKE_CAMERA_JPEG: a file that every frame is, as MJPG; of every six, one is only zeros and one lacks its second half.
  * FAKE_CAMERA_STUCK: seconds for which setting the format does not return.
  */
 #define _GNU_SOURCE
@@ -112,6 +113,16 @@ static void draw(uint8_t *pixels) {
         }
 }
 
+/* How many bytes it takes. */
+static unsigned draw_jpeg(uint8_t *pixels) {
+    int file = REAL(open)(getenv("FAKE_CAMERA_JPEG"), O_RDONLY);
+    ssize_t length = read(file, pixels, width * height * 2);
+    REAL(close)(file);
+    if (length < 0) abort();
+    if (sequence % 6 == 2) memset(pixels, 0, length);
+    return sequence % 6 == 4 ? length / 2 : length;
+}
+
 static int dequeue(int fd, struct v4l2_buffer *buffer) {
     uint64_t ticks;
     struct timespec now;
@@ -119,9 +130,12 @@ static int dequeue(int fd, struct v4l2_buffer *buffer) {
     for (buffer->index = 0; buffer->index < (unsigned)buffers && !queued[buffer->index]; buffer->index++) {}
     if (buffer->index == (unsigned)buffers) return fail(EAGAIN);
     queued[buffer->index] = 0;
-    draw(memory[buffer->index]);
     clock_gettime(CLOCK_MONOTONIC, &now);
     buffer->length = buffer->bytesused = width * height * 2;
+    if (getenv("FAKE_CAMERA_JPEG"))
+        buffer->bytesused = draw_jpeg(memory[buffer->index]);
+    else
+        draw(memory[buffer->index]);
     buffer->timestamp.tv_sec = now.tv_sec;
     buffer->timestamp.tv_usec = now.tv_nsec / 1000;
     buffer->sequence = sequence++;
@@ -137,7 +151,7 @@ static int set_format(struct v4l2_pix_format *format) {
     }
     format->width = width;
     format->height = height;
-    format->pixelformat = V4L2_PIX_FMT_YUYV;
+    format->pixelformat = getenv("FAKE_CAMERA_JPEG") ? V4L2_PIX_FMT_MJPEG : V4L2_PIX_FMT_YUYV;
     format->bytesperline = width * 2;
     format->sizeimage = width * height * 2;
     return 0;

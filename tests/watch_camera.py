@@ -43,7 +43,7 @@ def attempt(device: str, plan: dict) -> None:
 
     closer = threading.Thread(target=close, daemon=True)  # most attempts end without it
     closer.start()
-    began = time.monotonic()
+    seen, began = 0, time.monotonic()
     try:
         with source:
             for frame in source:
@@ -54,12 +54,14 @@ def attempt(device: str, plan: dict) -> None:
                     shape=frame.pixels.shape,
                     left=frame.pixels[0, 0].tolist(),
                     right=frame.pixels[0, -1].tolist(),
+                    below=frame.pixels[-1, -1].tolist(),
                     clock=frame.clock,
                     captured_ago_s=(now_ns - frame.captured_ns) / 1e9,
                 )
-                if plan.get("close_on") == frame.seq:
+                if isinstance(plan.get("close_on"), int) and frame.seq >= plan["close_on"]:
                     reached.set()
-                if plan.get("frames") == frame.seq + 1:
+                seen += 1
+                if seen == plan.get("frames"):
                     break
     except SourceError as error:
         tell(error=str(error))

@@ -2,7 +2,7 @@
 
 Machines that run tests have no camera. A driver of our own stands in, tests/fake_camera.c, which is preloaded into a
 process and answers the system calls on one path: OpenCV's V4L2 backend above them is the real one. What real drivers
-do besides, and MJPEG, is not shown here.
+do besides is not shown here.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from daemon.camera_source import CameraSource
@@ -39,7 +41,7 @@ def driver(tmp_path_factory) -> Path:
 def watch(driver):
     """Reads `device` in another process, where the fake camera is `at`; gives its states, frames, error and end."""
 
-    def watched(device: str = CAMERA, *, at: str = CAMERA, camera: dict[str, int] | None = None, **plan):
+    def watched(device: str = CAMERA, *, at: str = CAMERA, camera: dict[str, object] | None = None, **plan):
         settings = {f"FAKE_CAMERA_{name.upper()}": str(value) for name, value in (camera or {}).items()}
         done = subprocess.run(
             [sys.executable, TESTS / "watch_camera.py", device, json.dumps(plan)],
@@ -94,6 +96,18 @@ def test_a_size_that_the_camera_lacks_is_refused_with_the_one_it_offers(watch) -
 
 def test_a_pixel_format_that_the_camera_lacks_is_refused_with_the_one_it_offers(watch) -> None:
     assert "has no pixel format MJPG, offers YUYV" in watch(source={"pixel_format": "MJPG"})[2]
+
+
+def test_damaged_and_cut_pictures_of_mjpeg_are_left_out_and_counted(watch, tmp_path) -> None:
+    picture = tmp_path / "a.jpg"
+    assert cv2.imwrite(str(picture), np.full((480, 640, 3), (0, 0, 200), np.uint8))
+    _, frames, error, end = watch(camera={"jpeg": picture}, frames=10, source={"pixel_format": "MJPG"})
+    assert error == ""
+    assert {tuple(frame["shape"]) for frame in frames} == {(480, 640, 3)}
+    for frame in frames:
+        for side in ("left", "right", "below"):
+            assert np.abs(np.subtract(frame[side], (200, 0, 0))).max() < 5
+    assert end["counters"]["damaged_frames"] >= 3
 
 
 def test_a_frame_above_the_limit_is_refused(watch) -> None:
