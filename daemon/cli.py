@@ -31,11 +31,17 @@ app = typer.Typer(
 @app.command()
 def run(
     sources: Annotated[
-        list[str] | None, typer.Argument(help="Video files; NAME=FILE gives the stream a name.", metavar="SOURCE")
+        list[str] | None,
+        typer.Argument(
+            help="Cameras and files: rtsp://…, http://…, /dev/video0, a file, a folder of pictures, or test:. "
+            "NAME=SOURCE gives the stream a name.",
+            metavar="SOURCE",
+        ),
     ] = None,
     config: ConfigFile = None,
     publish: Annotated[str | None, typer.Option(help="Where subscribers connect, e.g. tcp://127.0.0.1:5555.")] = None,
     realtime: Annotated[bool, typer.Option("--realtime", help="Play files at their own speed, like a camera.")] = False,
+    loop: Annotated[bool, typer.Option("--loop", help="Play files again and again.")] = False,
     await_subscribers: Annotated[int | None, typer.Option(help="Start when this many have subscribed.")] = None,
     engine: EngineName = None,
     model: ModelName = None,
@@ -44,10 +50,11 @@ def run(
 ) -> None:
     """Start the daemon: restore streams and publish their frames over ZeroMQ.
 
-    **Example**: `deblurd run porch=porch.mp4 --realtime`, and in another terminal `deblurd watch
-    tcp://127.0.0.1:5555`.
+    **Examples**: `deblurd run porch=rtsp://192.168.1.20/stream`, `deblurd run porch.mp4 --realtime --loop`, and in
+    another terminal `deblurd watch tcp://127.0.0.1:5555`.
 
-    Ends when all sources have ended; the status is 1 if one of them ended in an error. Ctrl-C ends it cleanly,
+    A camera that cannot be reached is tried again, for ever. Ends when all sources have ended, which cameras never
+    do; the status is 1 if one of them ended in an error. Ctrl-C ends it cleanly,
     a second one at once.
     """
     from .config import load_config
@@ -58,7 +65,8 @@ def run(
         "publish": given(endpoint=publish, await_subscribers=await_subscribers),
         "log": given(level="debug" if verbose else "error" if quiet else None),
     }
-    streams = [_named(source) | {"realtime": realtime} for source in sources or []]
+    played = given(realtime=realtime or None, loop=loop or None)
+    streams = [_named(source) | played for source in sources or []]
     settings = load_config(config, overrides, streams)
     start_logging(settings.log.level)
     with stopping() as stop:

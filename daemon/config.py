@@ -6,14 +6,20 @@ Knows values only; nothing is opened, bound or started here.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 from platformdirs import user_cache_path
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
-from .errors import ConfigError
+from .address import Address, redact
+from .credentials import filled, password_in
+from .errors import ConfigError, DaemonError
+
+T = TypeVar("T")
 
 
 class _Section(BaseModel):
@@ -75,19 +81,24 @@ class LogConfig(_Section):
 
 
 class StreamConfig(_Section):
-    """One of `[[streams]]`: a source and its name."""
+    """One of `[[streams]]`: a source, its name, and how it is read."""
 
-    source: str = Field(min_length=1)
     name: str = Field(default="", max_length=64)
+    password_file: str = ""  # before the source, which is read with it
+    source: str = Field(min_length=1, repr=False)
     realtime: bool = False
-
-    @field_validator("source")
-    @classmethod
-    def _of_a_known_kind(cls, source: str) -> str:
-        scheme, separator, _ = source.partition("://")
-        if separator and scheme != "file":  # the rest may hold a password
-            raise ValueError(f"must be a video file, got a {scheme} address")
-        return source
+    loop: bool = False
+    overload: Literal["auto", "newest", "block"] = "auto"
+    timeout_s: float = Field(default=5.0, ge=0.1, le=3600)
+    open_timeout_s: float = Field(default=5.0, ge=0.1, le=3600)
+    retry_min_s: float = Field(default=0.5, ge=0.01, le=3600)
+    retry_max_s: float = Field(default=10.0, ge=0.01, le=86400)
+    retry_attempts: int = Field(default=0, ge=0)
+    max_pixels: int = Field(default=8192 * 8192, ge=1)
+    deinterlace: bool = False
+    size: str = Field(default="", pattern=r"^([1-9]\d{0,4}x[1-9]\d{0,4})?$")
+    rate: float = Field(default=0.0, ge=0, le=1000)
+    pixel_format: str = Field(default="", pattern=r"^([ -~]{4})?$")
 
     @field_validator("name")
     @classmethod
@@ -96,10 +107,82 @@ class StreamConfig(_Section):
             raise ValueError("must be printable")
         return name
 
+    @field_validator("password_file")
+    @classmethod
+    def _holds_a_password(cls, path: str) -> str:
+        if path:
+            _or_value_error(password_in, path)
+        return path
+
+    @field_validator("source")
+    @classmethod
+    def _an_address(cls, source: str, info: ValidationInfo) -> str:
+        _or_value_error(Address.parse, _or_value_error(filled, source, info.data.get("password_file", "")))
+        return source
+
+    @model_validator(mode="after")
+    def _of_the_sources_kind(self) -> Self:
+        kind = self.address.kind
+        for setting, (kinds, what) in _ONLY_FOR.items():
+            if kind not in kinds and getattr(self, setting) != type(self).model_fields[setting].default:
+                raise _wrong(setting, f"is for {what}, got {self.address}")
+        if self.retry_max_s < self.retry_min_s:
+            raise _wrong(
+                "retry_max_s", f"must be at least retry_min_s ({self.retry_min_s:g}), got {self.retry_max_s:g}"
+            )
+        return self
+
+    @cached_property
+    def address(self) -> Address:
+        """The source, with the secrets that it names."""
+        return Address.parse(filled(self.source, self.password_file))
+
     @property
     def label(self) -> str:
         """The name, or one made from the source."""
-        return self.name or Path(self.source).stem[:64] or "stream"
+        address = self.address
+        if self.name or address.path is None:
+            place = address.text.partition("://")[2].partition("?")[0].rstrip("/")
+            return self.name or place[:64] or address.kind
+        return address.path.stem[:64] or "stream"
+
+    @property
+    def frame_size(self) -> tuple[int, int] | None:
+        """(H, W) that a camera is asked for."""
+        width, separator, height = self.size.partition("x")
+        return (int(height), int(width)) if separator else None
+
+
+_FILES = ("file", "folder")
+_NETWORK = ("rtsp", "rtsps", "http", "https")
+_CAMERAS = (*_NETWORK, "v4l2")
+
+_ONLY_FOR = {
+    "password_file": (_NETWORK, "addresses in the network"),
+    "realtime": (_FILES, "files and folders"),
+    "loop": (_FILES, "files and folders"),
+    "timeout_s": (_CAMERAS, "cameras"),
+    "open_timeout_s": (_CAMERAS, "cameras"),
+    "retry_min_s": (_CAMERAS, "cameras"),
+    "retry_max_s": (_CAMERAS, "cameras"),
+    "retry_attempts": (_CAMERAS, "cameras"),
+    "deinterlace": (_NETWORK, "addresses in the network"),
+    "size": (("v4l2",), "cameras of this machine"),
+    "rate": (("v4l2", "folder"), "cameras of this machine and folders"),
+    "pixel_format": (("v4l2",), "cameras of this machine"),
+}
+
+
+def _wrong(setting: str, rule: str) -> PydanticCustomError:
+    return PydanticCustomError("setting", "{rule}", {"setting": setting, "rule": rule})
+
+
+def _or_value_error(read: Callable[..., T], *arguments: str) -> T:
+    """What pydantic takes for a broken rule is a ValueError only."""
+    try:
+        return read(*arguments)
+    except DaemonError as error:
+        raise ValueError(str(error)) from error
 
 
 class Config(_Section):
@@ -156,18 +239,21 @@ def load_config(
 
 def _explain(error: ValidationError, path: Path | None) -> str:
     first = error.errors(include_url=False)[0]
-    name = ".".join(str(part) for part in first["loc"])
+    name = ".".join(str(part) for part in (*first["loc"], *first.get("ctx", {}).get("setting", "").split()))
     where = f" ({path})" if path else ""
     if first["type"] == "extra_forbidden":
         return f"'{name}' is no setting{where}; 'deblurd config' prints them all"
+    if first["type"] == "missing":
+        return f"'{name}' must be given{where}"
     rule = first["msg"].removeprefix("Value error, ").replace("Input should be ", "must be ")
     rule = rule.replace("a valid integer", "a whole number").replace("a valid ", "a ")
     rule = rule.replace("greater than or equal to", "at least").replace("less than or equal to", "at most")
     if not name:
         return f"{rule}{where}"
-    if first["type"] == "missing":
-        return f"'{name}' must be given{where}"
-    rule = rule[0].lower() + rule[1:]
-    if name.endswith(".source"):
-        return f"'{name}' {rule}{where}"
-    return f"'{name}' {rule}, got {first['input']!r}{where}"
+    if first["type"] == "string_pattern_mismatch":
+        rule = "must be WIDTHxHEIGHT, e.g. 1280x720" if name.endswith(".size") else "must be four letters, e.g. MJPG"
+    if name.endswith((".source", ".password_file")) or first["type"] == "setting":
+        return f"'{name}' {rule}{where}"  # it says itself what may be said of a secret
+    got = first["input"]
+    shown = type(got).__name__ if isinstance(got, dict | list) else redact(repr(got))
+    return f"'{name}' {rule[0].lower()}{rule[1:]}, got {shown}{where}"

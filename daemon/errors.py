@@ -10,7 +10,14 @@ class ConfigError(DaemonError):
 
 
 class SourceError(DaemonError):
-    """A source cannot be opened, or broke."""
+    """A source cannot be opened, or broke.
+
+    lasting: time alone will not mend it, as it may an unplugged camera: a wrong password, a stream without video.
+    """
+
+    def __init__(self, text: str, *, lasting: bool = False) -> None:
+        super().__init__(text)
+        self.lasting = lasting
 
 
 class SinkError(DaemonError):

@@ -26,7 +26,7 @@ from .errors import DaemonError
 from .frame import Frame
 from .sink import Sink
 from .source import Source
-from .stream import Stream
+from .stream import Overload, Stream
 from .work import Batch, Part, Work
 
 
@@ -49,9 +49,9 @@ class Pipeline:
         self._scheduler = threading.Thread(target=self.guarded(self._schedule), name="schedule")
         self._scheduler.start()
 
-    def add(self, name: str, source: Source, sink: Sink) -> Stream:
+    def add(self, name: str, source: Source, sink: Sink, overload: Overload = "auto") -> Stream:
         """Start a stream; the pipeline enters and leaves `source`, and closes `sink`."""
-        stream = Stream(name, source, sink, self)
+        stream = Stream(name, source, sink, self, overload)
         with self.changed:
             if self._error is not None:
                 raise self._error

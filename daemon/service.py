@@ -9,19 +9,19 @@ import logging
 import threading
 import time
 from contextlib import ExitStack
-from pathlib import Path
-from urllib.request import url2pathname
+from dataclasses import dataclass
 
 from engine.backends import open_engine
 from engine.protocol import Build, Engine, EngineOptions
 
 from .config import Config, EngineConfig, StreamConfig
 from .errors import ConfigError
-from .file_source import FileSource
-from .pace import Paced
+from .persistent import Persistent
 from .pipeline import Pipeline
 from .publisher import Publisher, PublisherOptions
 from .source import Source
+from .sources import open_source
+from .status import StreamStatus
 from .stream import Stream
 
 log = logging.getLogger(__name__)
@@ -47,22 +47,38 @@ def engine_from(config: EngineConfig, build: Build = "wait") -> Engine:
     return open_engine(config.name, config.model, options)
 
 
-def open_source(config: StreamConfig) -> Source:
-    """The source of a stream. Raises SourceError."""
-    is_url = config.source.startswith("file://")
-    path = Path(url2pathname(config.source.removeprefix("file://")) if is_url else config.source)
-    source = FileSource(path, stream=config.label)
-    return Paced(source) if config.realtime else source
+@dataclass(frozen=True)
+class _Served:
+    """A stream that is served: how it is read, how it is doing, and what it counts."""
+
+    config: StreamConfig
+    status: StreamStatus
+    source: Source
+    stream: Stream
+
+    def line(self, restored_before: int, seconds: float) -> str:
+        """The statistics of the last `seconds`."""
+        stream, now = self.stream, self.status.snapshot()
+        rate = (stream.restored - restored_before) / seconds
+        parts = [f"{rate:.1f} fps", f"{stream.restored} restored", f"{stream.drops} dropped"]
+        if not isinstance(self.source, Persistent):
+            return ", ".join(parts)
+        parts.insert(0, now.state)
+        parts += [f"{count} {name.replace('_', ' ')}" for name, count in self.source.counters.items() if count]
+        parts += [f"{now.reconnects} reconnects"] if now.reconnects else []
+        return ", ".join(parts) + (f"; {now.error}" if now.error and now.state != "live" else "")
 
 
 def run(config: Config, stop: threading.Event) -> int:
     """Serve until every stream has ended or `stop` is set; the number of streams that were not whole.
 
-    Raises ConfigError, EngineError, SinkError or SourceError before anything runs; later, EngineError only.
+    Raises ConfigError, EngineError, SinkError or SourceError before anything runs; later, EngineError only. What is
+    live is no error while it cannot be reached: it is tried again.
     """
     if not config.streams:
         raise ConfigError("'streams' must name at least one source; give one on the command line or in config.toml")
-    sources = [(stream.label, open_source(stream)) for stream in config.streams]
+    statuses = [StreamStatus(stream.label) for stream in config.streams]
+    sources = [open_source(stream, status) for stream, status in zip(config.streams, statuses, strict=True)]
     with ExitStack() as stack:
         engine = stack.enter_context(engine_from(config.engine, config.engine.build))
         publisher = Publisher(
@@ -77,30 +93,34 @@ def run(config: Config, stop: threading.Event) -> int:
         )
         stack.callback(publisher.close)
         log.info("model %s on %s, publishing at %s", engine.spec.model, engine.spec.backend, publisher.endpoint)
-        sinks = [publisher.stream(name) for name, _ in sources]
+        sinks = [publisher.stream(stream.label) for stream in config.streams]
         publisher.await_subscribers(config.publish.await_subscribers, stop)
         if stop.is_set():
             return 0
         pipeline = stack.enter_context(Pipeline(engine))
-        streams = [pipeline.add(name, source, sink) for (name, source), sink in zip(sources, sinks, strict=True)]
-        _watch(pipeline, streams, config.log.statistics_s, stop)
-    for stream in streams:
-        _report(stream)
-    return sum(stream.error is not None or bool(stream.damage) for stream in streams)
+        served = [
+            _Served(stream, status, source, pipeline.add(stream.label, source, sink, stream.overload))
+            for stream, status, source, sink in zip(config.streams, statuses, sources, sinks, strict=True)
+        ]
+        _watch(pipeline, served, config.log.statistics_s, stop)
+    for each in served:
+        _report(each.stream)
+    return sum(each.stream.error is not None or bool(each.stream.damage) for each in served)
 
 
-def _watch(pipeline: Pipeline, streams: list[Stream], statistics_s: float, stop: threading.Event) -> None:
+def _watch(pipeline: Pipeline, served: list[_Served], statistics_s: float, stop: threading.Event) -> None:
     """Wait for the end of all streams, or for `stop`; a line for each stream now and then."""
-    counted = {stream.name: 0 for stream in streams}
+    counted = [0] * len(served)
     since = time.monotonic()
     while not stop.is_set() and not pipeline.wait(STOP_POLL_S):
+        for each in served:
+            each.status.report()
         passed = time.monotonic() - since
         if not statistics_s or passed < statistics_s:
             continue
-        for stream in streams:
-            rate = (stream.restored - counted[stream.name]) / passed
-            counted[stream.name] = stream.restored
-            log.info("%s: %.1f fps, %d restored, %d dropped", stream.name, rate, stream.restored, stream.drops)
+        for number, each in enumerate(served):
+            log.info("%s: %s", each.stream.name, each.line(counted[number], passed))
+            counted[number] = each.stream.restored
         since += passed
 
 

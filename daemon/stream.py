@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from engine.protocol import State
 
@@ -29,13 +29,18 @@ if TYPE_CHECKING:
     from .pipeline import Pipeline
 
 FILE_READ_AHEAD = 4
-"""Decoded frames that a file may have waiting; a live stream has one, the newest."""
+"""Decoded frames that may wait where nothing is dropped; where the newest counts, it is one."""
+
+
+Overload = Literal["auto", "newest", "block"]
+"""What happens to frames that the engine is too slow for: `newest` passes over the older ones, `block` lets the source
+wait; `auto` is `newest` for what is live."""
 
 
 class Stream:
     """A stream in a pipeline. Everything public may be read at any time by any thread."""
 
-    def __init__(self, name: str, source: Source, sink: Sink, pipeline: Pipeline) -> None:
+    def __init__(self, name: str, source: Source, sink: Sink, pipeline: Pipeline, overload: Overload = "auto") -> None:
         self.name = name
         self.decoded = 0
         self.restored = 0
@@ -51,7 +56,7 @@ class Stream:
         self._undeliverable = False
         self._frames: Channel[Frame] = (
             Channel(1, "drop_oldest", pipeline.changed)
-            if source.live
+            if overload == "newest" or (overload == "auto" and source.live)
             else Channel(FILE_READ_AHEAD, "block", pipeline.changed)
         )
         # Never full, since no more frames are started than fit: merging never waits for sending.

@@ -63,7 +63,7 @@ def test_doctor_finds_an_engine_and_a_model() -> None:
     [
         (["run"], "'streams' must name at least one source"),
         (["run", "none.mp4"], "none.mp4: no such file"),
-        (["run", "rtsp://user:secret@127.0.0.1/x"], "must be a video file, got a rtsp address"),
+        (["run", "rtp://user:secret@127.0.0.1/x"], "the kind of source must be known, got 'rtp'"),
         (["run", "x" * 300 + ".mp4"], "File name too long"),
         (["run", "CLIP", "--publish", "ipc://text.mp4"], "a file of this name exists, and is no socket"),
         (

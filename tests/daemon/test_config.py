@@ -34,11 +34,12 @@ def test_every_setting_in_the_shipped_file_has_a_comment() -> None:
         assert "=" not in line or "#" in line, line
 
 
-def test_an_example_stream_in_the_shipped_file_is_valid(tmp_path: Path) -> None:
+def test_the_example_streams_in_the_shipped_file_are_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = shipped_config()
-    example = text[text.index("# [[streams]]") :].replace("# ", "", 1).replace("\n# ", "\n")
-    (stream,) = load_config(write(tmp_path, example)).streams
-    assert stream.label == "porch"
+    example = text[text.index("# [[streams]]") :].replace("# ", "", 1).replace("\n# ", "\n").replace("\n#\n", "\n")
+    monkeypatch.setenv("CAM_PASSWORD", "secret")
+    cameras_and_files = load_config(write(tmp_path, example)).streams
+    assert [stream.label for stream in cameras_and_files] == ["porch", "recording"]
 
 
 @pytest.mark.parametrize(
@@ -100,8 +101,53 @@ def test_the_command_line_overrides_the_file(tmp_path: Path) -> None:
     assert (config.engine.model, config.engine.slots) == ("b", 3)
 
 
-def test_an_address_that_may_hold_a_password_is_never_repeated() -> None:
+@pytest.mark.parametrize(
+    ("stream", "reason"),
+    [
+        ({"source": "udp://h/1"}, "'streams.0.source' udp://…: the kind of source must be known, got 'udp'"),
+        ({"source": "rtsp://user:SECRET@"}, "'streams.0.source' rtsp://: the address must have a host"),
+        ({"source": "rtsp://u:SECRET@h:x/1"}, "the port must be a number from 1 to 65535"),
+        ({"source": "rtsp://u:${NONE}@h/1"}, "needs the environment variable NONE, which is not set"),
+        ({"source": "rtsp://h/1", "password_file": "/none"}, "'streams.0.password_file' cannot be read"),
+        ({"source": "rtsp://u:SECRET@h/1", "realtime": True}, "'streams.0.realtime' is for files and folders"),
+        ({"source": "a.mp4", "timeout_s": 2.0}, "'streams.0.timeout_s' is for cameras, got a.mp4"),
+        ({"source": "rtsp://h/1", "size": "640x480"}, "'streams.0.size' is for cameras of this machine"),
+        ({"source": "v4l2:0", "size": "640"}, "'streams.0.size' must be WIDTHxHEIGHT, e.g. 1280x720, got '640'"),
+        ({"source": "v4l2:0", "pixel_format": "jpeg2"}, "'streams.0.pixel_format' must be four letters, e.g. MJPG"),
+        (
+            {"source": "rtsp://h/1", "retry_min_s": 20.0},
+            "'streams.0.retry_max_s' must be at least retry_min_s (20), got 10",
+        ),
+        ({"source": "rtsp://h/1", "overload": "drop"}, "'streams.0.overload' must be 'auto', 'newest' or 'block'"),
+    ],
+)
+def test_a_stream_that_cannot_be_is_refused_by_its_setting_and_without_its_secrets(
+    stream: dict[str, Any], reason: str
+) -> None:
     with pytest.raises(ConfigError) as refusal:
-        load_config(None, {}, [{"source": "rtsp://user:SECRET@camera/1"}] * 2)
+        load_config(None, {}, [stream])
+    assert reason in str(refusal.value)
     assert "SECRET" not in str(refusal.value)
-    assert "'streams.0.source' must be a video file, got a rtsp address" in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_names_that_are_made_from_addresses_hold_no_secret() -> None:
+    config = load_config(None, {}, [{"source": "rtsp://user:SECRET@camera:8554/1"}, {"source": "test:"}])
+    assert [stream.label for stream in config.streams] == ["camera:8554/1", "test"]
+    assert "SECRET" not in repr(config)
+
+
+def test_a_password_may_come_from_the_environment_or_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CAM_PASSWORD", "p@ss/word")
+    (tmp_path / "secret").write_text("p@ss/word\n", encoding="utf-8")
+    config = load_config(
+        None,
+        {},
+        [
+            {"source": "rtsp://cam:${CAM_PASSWORD}@h/1"},
+            {"source": "rtsp://cam@h/2", "password_file": str(tmp_path / "secret")},
+        ],
+    )
+    for stream in config.streams:
+        assert (stream.address.user, stream.address.password) == ("cam", "p@ss/word")
+    assert "p@ss" not in repr(config)
