@@ -19,7 +19,7 @@ from streams import numbered
 
 from daemon import wire
 from daemon.cli import app
-from daemon.config import Config, load_config, shipped_config
+from daemon.config import Config, StreamConfig, load_config, shipped_config
 from daemon.publisher import Publisher
 from engine.model import Manifest
 
@@ -87,7 +87,10 @@ def test_every_command_and_option_that_a_page_mentions_is_there(page: Path) -> N
 
 
 @pytest.mark.parametrize("block", [block for page in PAGES for block in blocks(page, "toml")])
-def test_every_settings_block_is_one_that_deblurd_takes(block: str, tmp_path: Path) -> None:
+def test_every_settings_block_is_one_that_deblurd_takes(
+    block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CAM_PASSWORD", "secret")
     (tmp_path / "config.toml").write_text(block, encoding="utf-8")
     load_config(tmp_path / "config.toml")
 
@@ -101,7 +104,7 @@ def test_the_settings_page_names_every_setting_and_no_other() -> None:
         named |= {*streams, *((section, key) for section, values in table.items() for key in values)}
     sections = {"engine": Config().engine, "publish": Config().publish, "log": Config().log}
     known = {(section, key) for section, values in sections.items() for key in type(values).model_fields}
-    assert named == known | {("streams", key) for key in ("name", "source", "realtime")}
+    assert named == known | {("streams", key) for key in StreamConfig.model_fields}
     assert all(key in shipped_config() for _, key in named)
 
 
