@@ -110,7 +110,7 @@ def make_clip(
         units += _units(encoder, frame)
     units += _units(encoder, None)
     if rotation:
-        units = [replace(unit, data=_turned(unit.data, rotation)) if unit.key else unit for unit in units]
+        units = [replace(unit, data=_turned(unit.data, rotation)) for unit in units]
     return Clip(codec, width, height, Fraction(rate), tuple(units))
 
 
@@ -169,11 +169,11 @@ def _exp_golomb(value: int) -> str:
 
 
 def _turned(data: bytes, degrees: int) -> bytes:
-    """With the SEI message "display orientation" before the picture."""
+    """With the SEI message "display orientation" before the picture: FFmpeg does not let it last beyond its frame."""
     turn = degrees * 65536 // 360 << 5 | 0b01001  # no flips, 16 bits of turn, period 1, no extension, stop bit
     message = bytes([6, 47, 3]) + turn.to_bytes(3, "big") + b"\x80"
     nals = nal_units(data)
-    first = next(place for place, nal in enumerate(nals) if nal_type(nal, "h264") == 5)
+    first = next(place for place, nal in enumerate(nals) if nal_type(nal, "h264") in (1, 5))
     return _annex_b([*nals[:first], message, *nals[first:]])
 
 

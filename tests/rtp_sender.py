@@ -64,8 +64,8 @@ class Faults:
     """What goes wrong; every field may be changed while the server runs.
 
     loss, corrupt: shares of the RTP packets that are lost, or have three flipped bits.
-    only: the frames of each session whose packets may be lost or changed; None means all but the first `spare`.
     reorder, duplicate: shares of the packets that come `reorder_by` packets too late, or twice; UDP only.
+    only: the frames of each session whose packets may suffer these; None means all but the first `spare`.
     frozen: no packet is sent, and connections stay. When it ends, the stream goes on with the next frame, later.
     freeze_at, die_at: the frame of the session that is not sent any more.
     silent: connections are accepted, and nothing is ever said. mute: methods that are never answered.
@@ -254,7 +254,9 @@ class Sender:
             return None
         assert isinstance(self._track, Video)
         if faults.goodbye_at is not None and self.index >= faults.goodbye_at:
-            self._wire.send(struct.pack(">BBHI", 0x81, 203, 1, self.ssrc), control=True)
+            # RTCP goes in compounds that begin with a report, be it empty.
+            report = struct.pack(">BBHI", 0x80, 201, 1, self.ssrc)
+            self._wire.send(report + struct.pack(">BBHI", 0x81, 203, 1, self.ssrc), control=True)
             self.due_s = float("inf")
             return None
         if faults.frozen or (faults.freeze_at is not None and self.index >= faults.freeze_at):
@@ -326,14 +328,12 @@ class Sender:
             return True
         changed = not spared and chance() < faults.corrupt
         packet = fixed + (_flipped(payload, self._random) if changed else payload)
-        if self._wire.orderly:
-            self._wire.send(packet)
-            return changed
-        if chance() < faults.reorder:
+        fair = spared or self._wire.orderly
+        if not fair and chance() < faults.reorder:
             self._late.append((faults.reorder_by, packet))
             return changed
         self._wire.send(packet)
-        if chance() < faults.duplicate:
+        if not fair and chance() < faults.duplicate:
             self._wire.send(packet)
         waiting, self._late = self._late, []
         for left, late in waiting:
