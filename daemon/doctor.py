@@ -129,7 +129,7 @@ def _gpu_engines() -> Iterator[Check]:
     """What a GPU is used through; nothing where there is none."""
     if why_no_gpu():
         return
-    missing = [name for name in ("pycuda", "filelock") if not _is_installed(name)]
+    missing = [name for name in ("pycuda",) if not _is_installed(name)]
     library = next((name for name in ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings") if _is_installed(name)), "")
     missing += [] if library else ["tensorrt"]
     finding = f"{', '.join(missing)} not installed" if missing else library

@@ -17,6 +17,7 @@ import openvino as ov
 from numpy.typing import NDArray
 from openvino import properties as props
 
+from ..cache import Cache, open_cache
 from ..errors import DeviceMemoryError, EngineError, ModelError
 from ..model import Manifest, Model, Precision
 from ..protocol import EngineOptions, EngineSpec, Frames, Result, State, check_batch
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Self
 
-    from ..cache import Cache, Key
+    from ..cache import Key
 
 SHAPES_KEPT = 4
 """Compiled shapes that are kept: a stream that changes its size back and forth compiles each size once."""
@@ -110,7 +111,7 @@ class OpenVinoEngine:
         }
         # A processor compiles a shape in 50 ms (int8: 120 ms) and would read it from a cache in 20: not worth the disk.
         # GPUs and NPUs take seconds to minutes.
-        self._cache = _open_cache(options.cache) if self._device.startswith(("GPU", "NPU")) else None
+        self._cache = open_cache(options.cache) if self._device.startswith(("GPU", "NPU")) else None
         self._sha256 = hashlib.sha256(model.graph(graph)).hexdigest()
         self.spec = EngineSpec(
             model=self._manifest.id,
@@ -249,12 +250,6 @@ class OpenVinoEngine:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
-
-
-def _open_cache(folder: Path | None) -> Cache | None:
-    from ..cache import open_cache  # here, because it needs filelock, which a processor can do without
-
-    return open_cache(folder)
 
 
 def compile_kept(core: Any, graph: Any, device: str, config: dict[Any, Any], cache: Cache | None, key: Key) -> Any:
