@@ -54,9 +54,10 @@ class Stream:
         self._most_unsent = spec.slots + 2
         self._in_engine = self._unsent = 0
         self._undeliverable = False
+        self._newest = overload == "newest" or (overload == "auto" and source.live)
         self._frames: Channel[Frame] = (
             Channel(1, "drop_oldest", pipeline.changed)
-            if overload == "newest" or (overload == "auto" and source.live)
+            if self._newest
             else Channel(FILE_READ_AHEAD, "block", pipeline.changed)
         )
         # Never full, since no more frames are started than fit: merging never waits for sending.
@@ -100,8 +101,10 @@ class Stream:
     @property
     def ready(self) -> bool:
         """The next frame is there, and may be started."""
-        waits_for_history = self._recurrent and self._in_engine > 0
-        return len(self._frames) > 0 and self._unsent < self._most_unsent and not waits_for_history
+        if not self._frames or self._unsent >= self._most_unsent or (self._recurrent and self._in_engine > 0):
+            return False
+        # Where the newest counts, none is started while a restored one waits for a slow sink: it would only grow old.
+        return not self._newest or self._unsent - self._in_engine <= 1
 
     def start_next(self) -> Frame:
         self._in_engine += 1

@@ -108,6 +108,23 @@ def test_a_sink_that_stands_still_delays_its_own_stream_only(identity: Engine) -
     assert len(stuck.frames) == 50
 
 
+def test_behind_a_slow_sink_no_live_frame_is_restored_to_grow_old(identity: Engine) -> None:
+    sink = Collector(shut=True)
+    source = EndlessSource()
+    with Pipeline(identity) as pipeline:
+        stream = pipeline.add("cam", source, sink)
+        while stream.decoded < 200:  # decoding goes on, whatever the sink does
+            with pipeline.changed:
+                pipeline.changed.wait(1)
+        sink.open.set()
+        sink.wait_for(10)
+        source.close()
+        assert pipeline.wait(60)
+    # Sent at once: the one at the sink, and those that the engine had begun by then.
+    old = [frame.seq for frame in sink.frames if frame.seq < 150]
+    assert len(old) <= identity.spec.slots + 1
+
+
 def test_a_source_that_breaks_ends_its_own_stream_after_what_came(identity: Engine) -> None:
     broken, whole = Collector(), Collector()
     with Pipeline(identity) as pipeline:
