@@ -103,7 +103,7 @@ def make_clip(
     counter-clockwise by which a display is told to turn the picture.
     """
     encoder = _encoder(codec, width, height, rate, gop, b_frames, interlaced, slices, aspect)
-    units = []
+    units: list[Unit] = []
     for number in range(frames):
         frame = picture(Mark(number, number * 1_000_000 // rate), width, height, fields=interlaced)
         frame.pts, frame.time_base = number, Fraction(1, rate)
@@ -141,6 +141,7 @@ def live_feed(
 def decoded(clip: Clip) -> dict[int, av.VideoFrame]:
     """The clip's frames as an undisturbed decoder gives them, by number: what a client must see, to the bit."""
     decoder = av.CodecContext.create({"h264": "h264", "h265": "hevc", "mjpeg": "mjpeg"}[clip.codec], "r")
+    assert isinstance(decoder, av.VideoCodecContext)
     decoder.thread_count = 1
     frames = []
     for unit in [*clip.units, None]:
@@ -193,7 +194,8 @@ def _encoder(
     aspect: Fraction | None = None,
 ) -> av.VideoCodecContext:
     name = {"h264": "libx264", "h265": "libx265", "mjpeg": "mjpeg"}[codec]
-    encoder = av.VideoCodecContext.create(name, "w")
+    encoder = av.CodecContext.create(name, "w")
+    assert isinstance(encoder, av.VideoCodecContext)
     encoder.width, encoder.height = width, height
     encoder.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
     encoder.framerate, encoder.time_base = Fraction(rate), Fraction(1, rate)

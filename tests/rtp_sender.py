@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from fractions import Fraction
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from rtp_payloads import Clip, Feed, media_lines, parameter_sets, payload_type, payloads
 
@@ -103,7 +103,8 @@ class Faults:
             setattr(self, each.name, getattr(whole, each.name))
 
 
-class Sent(NamedTuple):
+@dataclass(frozen=True)
+class Sent:
     """A frame that was sent.
 
     client: counts connections from 0. index: counts the session's frames in sending order. number: what the bar code
