@@ -59,7 +59,10 @@ def cut_off(container: InputContainer, video: VideoStream, path: Path, end_s: fl
     """One line if the file ends before its header says; `end_s` is where the last packet of any stream ended."""
     if "mp4" in container.format.name:
         # What an edit list leaves out is not in the index either, so this holds for edited files too.
-        size = path.stat().st_size
+        try:
+            size = path.stat().st_size
+        except OSError:  # deleted while it was played
+            return None
         missing = [entry.timestamp for entry in video.index_entries if entry.pos + entry.size > size]
         if not missing:
             return None

@@ -26,7 +26,7 @@ def open_source(config: StreamConfig, status: StreamStatus) -> Source:
         from .pattern_source import PatternSource
 
         width, height = address.size
-        return PatternSource((height, width), address.rate, stream=config.label)
+        return PatternSource((height, width), address.rate, stream=config.label, live=config.overload != "block")
     options = LiveOptions(
         timeout_s=config.timeout_s,
         open_timeout_s=config.open_timeout_s,
