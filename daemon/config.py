@@ -89,6 +89,8 @@ class StreamConfig(_Section):
     realtime: bool = False
     loop: bool = False
     overload: Literal["auto", "newest", "block"] = "auto"
+    transport: Literal["tcp", "udp"] = "tcp"
+    client: Literal["auto", "ffmpeg", "rtp"] = "auto"
     timeout_s: float = Field(default=5.0, ge=0.1, le=3600)
     open_timeout_s: float = Field(default=5.0, ge=0.1, le=3600)
     retry_min_s: float = Field(default=0.5, ge=0.01, le=3600)
@@ -126,6 +128,10 @@ class StreamConfig(_Section):
         for setting, (kinds, what) in _ONLY_FOR.items():
             if kind not in kinds and getattr(self, setting) != type(self).model_fields[setting].default:
                 raise _wrong(setting, f"is for {what}, got {self.address}")
+        if kind == "rtsps" and self.transport == "udp":
+            raise _wrong("transport", "must be tcp for rtsps")
+        if self.transport == "udp" and self.client == "ffmpeg":
+            raise _wrong("client", "must be rtp (or auto) with the transport udp: FFmpeg does not see what is lost")
         if self.retry_max_s < self.retry_min_s:
             raise _wrong(
                 "retry_max_s", f"must be at least retry_min_s ({self.retry_min_s:g}), got {self.retry_max_s:g}"
@@ -154,13 +160,16 @@ class StreamConfig(_Section):
 
 
 _FILES = ("file", "folder")
-_NETWORK = ("rtsp", "rtsps", "http", "https")
+_RTSP = ("rtsp", "rtsps")
+_NETWORK = (*_RTSP, "http", "https")
 _CAMERAS = (*_NETWORK, "v4l2")
 
 _ONLY_FOR = {
     "password_file": (_NETWORK, "addresses in the network"),
     "realtime": (_FILES, "files and folders"),
     "loop": (_FILES, "files and folders"),
+    "transport": (_RTSP, "rtsp addresses"),
+    "client": (_RTSP, "rtsp addresses"),
     "timeout_s": (_CAMERAS, "cameras"),
     "open_timeout_s": (_CAMERAS, "cameras"),
     "retry_min_s": (_CAMERAS, "cameras"),

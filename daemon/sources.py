@@ -30,6 +30,7 @@ def open_source(config: StreamConfig, status: StreamStatus) -> Source:
     options = LiveOptions(
         timeout_s=config.timeout_s,
         open_timeout_s=config.open_timeout_s,
+        transport=config.transport,
         max_pixels=config.max_pixels,
         deinterlace=config.deinterlace,
     )
@@ -65,6 +66,10 @@ def _attempt(config: StreamConfig, options: LiveOptions, on_state: OnState) -> L
             rate=config.rate or None,
             pixel_format=config.pixel_format or None,
         )
+    if config.client == "rtp" or config.transport == "udp":  # FFmpeg does not see which packets are lost
+        from .rtsp.source import RtspSource
+
+        return RtspSource(config.address, options, stream=config.label, on_state=on_state)
     from .network_source import NetworkSource
 
     return NetworkSource(config.address, options, stream=config.label, on_state=on_state)

@@ -118,6 +118,9 @@ def test_the_command_line_overrides_the_file(tmp_path: Path) -> None:
             {"source": "rtsp://h/1", "retry_min_s": 20.0},
             "'streams.0.retry_max_s' must be at least retry_min_s (20), got 10",
         ),
+        ({"source": "rtsps://h/1", "transport": "udp"}, "'streams.0.transport' must be tcp for rtsps"),
+        ({"source": "rtsp://h/1", "transport": "udp", "client": "ffmpeg"}, "'streams.0.client' must be rtp (or auto)"),
+        ({"source": "http://h/1", "transport": "udp"}, "'streams.0.transport' is for rtsp addresses"),
         ({"source": "rtsp://h/1", "overload": "drop"}, "'streams.0.overload' must be 'auto', 'newest' or 'block'"),
     ],
 )

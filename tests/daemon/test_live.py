@@ -93,6 +93,19 @@ def test_a_camera_that_dies_and_comes_back_stays_one_stream(tmp_path: Path) -> N
         assert "s3cr" not in said.all()
 
 
+def test_a_camera_over_udp_is_read_by_the_client_that_sees_what_is_lost(tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    with RtspServer(make_clip()) as server:
+        config.write_text(f'[[streams]]\nname = "porch"\nsource = "{server.url()}"\ntransport = "udp"\n', "utf-8")
+        with (
+            daemon(tmp_path, "-c", str(config)) as (process, said, endpoint),
+            Subscriber(endpoint, ["porch"], mode="queued") as subscriber,
+        ):
+            assert received(subscriber, lambda frame: frame.seq > 10).epoch == 0
+            end(process)
+            assert "frames restored" in said.all()
+
+
 def test_one_dead_camera_holds_up_no_other(tmp_path: Path) -> None:
     with (
         RtspServer(make_clip()) as server,
