@@ -93,8 +93,9 @@ class Assembly:
         source = self._packets.ssrc
         for each, gap in self._packets.push(packet, now):
             if self._packets.ssrc != source:
+                if source is not None:  # another sender; what the first one said before its first packet holds
+                    self._clock.forget()
                 source = self._packets.ssrc
-                self._clock.forget()
             yield from self._cut(each, gap, now)
 
     def tick(self, now: float) -> Iterator[AccessUnit]:

@@ -29,7 +29,7 @@ _REDIRECTS: Final = (301, 302, 303, 307)
 _MOST_REDIRECTS: Final = 3
 _MOST_TRIES: Final = 3  # to log in: without, with, and with a fresh nonce
 _MOST_EARLY: Final = 1000
-_SESSION_S: Final = (4, 60, 3600)  # at least, if the server names none, and at most
+_SESSION_S: Final = (2, 60, 3600)  # at least, if the server names none, and at most
 _PUNCH: Final = (bytes.fromhex("800000000000000000000000"), bytes.fromhex("80c9000100000000"))
 """The least RTP and RTCP packets: they tell a firewall on the way that answers are welcome."""
 
@@ -94,31 +94,31 @@ class RtspClient:
         self._punch()  # once more: now the camera surely listens
         if self._udp is not None:
             self._udp.watch()
+        self._messages.extendleft(reversed(self._early))
         self._alive_at = time.monotonic() + self._alive_every_s
         return track
 
     def receive(self, until: float) -> Iterator[Packet]:
         """Wait for packets until `until`, and yield those that have come by then."""
-        while self._early:
-            yield from self._packet(self._early.popleft())
         if self._alive_at <= time.monotonic():
             self._send(self._alive_method, self._session_uri)
             self._alive_at = time.monotonic() + self._alive_every_s
-        for one in self._sockets.wait(min(until, self._alive_at)):
-            if self._udp is not None and one is not self._connection.socket:
-                kind: Literal["rtp", "rtcp"] = "rtp" if one is self._udp.rtp else "rtcp"
-                for data in self._udp.receive(one, self._senders):
-                    yield Packet(kind, data)
-                continue
-            self._messages.extend(self._parser.feed(self._connection.receive()))
-            while self._messages:
-                message = self._messages.popleft()
-                if isinstance(message, Interleaved):
-                    yield from self._packet(message)
-                elif isinstance(message, ServerRequest):
-                    self._connection.send(refusal(message))
-                else:
-                    self._note_alive(message)
+        if not self._messages:
+            for one in self._sockets.wait(min(until, self._alive_at)):
+                if one is self._connection.socket:
+                    self._messages.extend(self._parser.feed(self._connection.receive()))
+                elif self._udp is not None:
+                    kind: Literal["rtp", "rtcp"] = "rtp" if one is self._udp.rtp else "rtcp"
+                    for data in self._udp.receive(one, self._senders):
+                        yield Packet(kind, data)
+        while self._messages:
+            message = self._messages.popleft()
+            if isinstance(message, Interleaved):
+                yield from self._packet(message)
+            elif isinstance(message, ServerRequest):
+                self._connection.send(refusal(message))
+            else:
+                self._note_alive(message)
 
     def report(self, data: bytes) -> None:
         """Send an RTCP packet to the camera, or drop it where the camera has yet to read the last one."""

@@ -95,7 +95,7 @@ class JpegPayload:
             data = _headers(kind, self._current) + bytes(self._scan).removesuffix(b"\xff\xd9") + b"\xff\xd9"
             size = kind.width, kind.height
         self._clear()
-        return Picture(data, True, intact, size)
+        return Picture(data, True, intact, size, kind is not None)
 
     def _add(self, payload: bytes) -> None:
         if len(payload) < 8:

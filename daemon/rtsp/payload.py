@@ -27,7 +27,7 @@ class Picture:
     key: decoding can begin here: IDR of H.264, IRAP of H.265, every JPEG.
     intact: nothing of it is known to be missing.
     size: coded width and height, where this access unit says so.
-    whole_start: it does not begin in the middle of a picture.
+    whole_start: it begins where a picture does.
     """
 
     data: bytes
@@ -182,7 +182,7 @@ class _Unit:
     def take(self) -> Picture:
         if self._fragment is not None:
             self.damage()
-        whole = self._whole_start is not False
+        whole = self._whole_start is True
         picture = Picture(bytes(self._data), self._key, self._intact and whole, self._size, whole)
         self._clear()
         return picture
