@@ -40,6 +40,7 @@ class WebServer:
         self.answers = dict(answers)
         self.auth = auth
         self.requests: list[str] = []
+        self.logins: list[str] = []  # every Authorization that was sent
         self.closing = threading.Event()
         owner = self
 
@@ -82,6 +83,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         owner = self.server_owner
         owner.requests.append(self.path)
+        owner.logins += self.headers.get_all("Authorization", [])
         if owner.auth and not self._allowed(*owner.auth):
             return self._send(Answer(status=401, headers={"WWW-Authenticate": self._challenge(owner.auth[2])}))
         return self._send(owner.answers.get(self.path.partition("?")[0], Answer(status=404)))

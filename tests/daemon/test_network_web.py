@@ -213,6 +213,35 @@ def test_http_may_lead_to_https(tmp_path):
             assert numbers(take(5, server.url("/cam"))) == list(range(5))
 
 
+def test_a_redirect_leads_to_no_other_host_inside():
+    with untouched() as inner:
+        place = f"http://127.0.0.2:{inner}/admin"
+        with WebServer({"/cam": Answer(status=302, headers={"Location": place})}) as server:
+            assert "leads to 127.0.0.2, a host inside" in refusal(server.url("/cam"))
+
+
+def test_a_redirect_that_comes_later_is_not_followed():
+    with untouched() as inner:
+        later = Answer(status=302, headers={"Location": f"http://127.0.0.1:{inner}/admin"})
+
+        def first() -> Iterator[bytes]:
+            server.answers["/cam"] = later
+            yield from parts(jpegs(1))
+
+        with WebServer({"/cam": Answer(first, MULTIPART + "frame")}) as server:
+            refusal(server.url("/cam"))
+
+
+def test_a_redirect_takes_no_password_elsewhere():
+    with WebServer({"/cam": MJPEG["/as it should be"]}, auth=("other", "other", "basic")) as elsewhere:
+        moved = Answer(status=302, headers={"Location": elsewhere.url("/cam")})
+        with WebServer({"/cam": moved}, auth=("cam", "s3cret", "basic")) as server:
+            refusal(server.url("/cam", "cam:s3cret"))
+            assert server.logins
+        assert elsewhere.requests
+        assert elsewhere.logins == []
+
+
 # Files
 
 
@@ -299,6 +328,41 @@ def test_a_playlist_that_stops_growing_is_noticed(tmp_path):
     answers["/live.m3u8"] = Answer(playlist(*(x for name in names for x in ("#EXTINF:1.0,", name)), ended=False), M3U8)
     with WebServer(answers) as server:
         assert "frozen" in refusal(server.url("/live.m3u8"))
+
+
+def test_segments_may_have_any_name_and_be_found_by_a_redirect(tmp_path):
+    files = segments(tmp_path)
+    names = sorted(name for name in files if name.endswith(".ts"))
+    with WebServer({"/cam": Answer(status=302, headers={"Location": "/deep/list"})}) as server:
+        server.answers["/deep/list"] = Answer(playlist(*(x for n in range(2) for x in ("#EXTINF:1.0,", f"s?n={n}"))))
+        server.answers["/deep/s"] = Answer(files[names[0]])
+        assert take(5, server.url("/cam"))
+
+
+def test_the_login_of_the_address_is_that_of_its_segments(tmp_path):
+    with WebServer(served(segments(tmp_path)), auth=("cam", "s3cret/", "digest")) as server:
+        assert take(5, server.url("/live.m3u8", "cam:s3cret%2F"))
+
+
+def test_closing_hls_ends_it_at_once_and_leaves_nothing_behind(tmp_path):
+    with WebServer(served(segments(tmp_path))) as server:
+        before = None
+        for _ in range(10):
+            began = time.monotonic()
+            assert take(2, server.url("/live.m3u8"))
+            assert time.monotonic() - began < 5
+            before = before or settled()
+        deadline = time.monotonic() + 5
+        while settled() > before:
+            assert time.monotonic() < deadline
+
+
+def settled() -> int:
+    """Open descriptors, once the readers have ended."""
+    for thread in threading.enumerate():
+        if thread.name == "network-reader":
+            thread.join(10)
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 @pytest.mark.parametrize("ended", [True, False], ids=["complete", "live"])
