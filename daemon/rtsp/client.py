@@ -143,7 +143,10 @@ class RtspClient:
         address = self._address
         for _ in range(_MOST_REDIRECTS + 1):
             self._connect(address)
-            offered = self._exchange("OPTIONS", self._uri).header("public") or ""
+            options = self._exchange("OPTIONS", self._uri)
+            if options.status == 401:  # to try again would only bring a lockout nearer
+                self._granted("OPTIONS", options)
+            offered = options.header("public") or ""
             self._alive_method = "GET_PARAMETER" if "GET_PARAMETER" in offered else "OPTIONS"
             answer = self._exchange("DESCRIBE", self._uri, {"Accept": "application/sdp"})
             if answer.status not in _REDIRECTS:

@@ -98,7 +98,7 @@ class H265Payload:
         return self._unit.has_picture
 
     def add(self, payload: bytes) -> None:
-        if len(payload) < 3 + self._donl or payload[0] & 0x80:
+        if len(payload) < 3 or payload[0] & 0x80:
             raise RtpError(f"a payload of H.265 must have 3 bytes and no error bit, got {payload[:3].hex()}")
         kind = payload[0] >> 1 & 0x3F
         if kind == 49:

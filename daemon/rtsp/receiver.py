@@ -19,8 +19,11 @@ from .connection import Stop
 from .errors import FrozenError, StoppedError
 from .sdp import VideoTrack
 
-_MOST_WAITING: Final = 64
-"""Access units that may wait for the decoder, 2.5 s at 25 a second; what is late anyhow is passed over."""
+_MOST_WAITING: Final = 256
+"""Access units that may wait for the decoder: after a network stands still, many come at once."""
+_LARGE: Final = 1024 * 1024
+_MOST_BEFORE_LARGE: Final = 16
+"""Access units of more than _LARGE bytes wait in a shorter line, so that memory has a bound."""
 
 
 class Receiver:
@@ -102,7 +105,8 @@ class Receiver:
             now = time.monotonic()
             units += assembly.tick(now)
             for unit in units:
-                self.units.put(unit)
+                if len(unit.data) <= _LARGE or len(self.units) < _MOST_BEFORE_LARGE:
+                    self.units.put(unit)
                 if unit.complete:
                     whole = now
             if now - whole >= self._options.timeout_s:

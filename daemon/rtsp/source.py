@@ -21,7 +21,7 @@ from .decoder import Decoded, Decoder
 from .errors import FrozenError, RtspError
 from .receiver import Receiver
 
-_LATE_NS: Final = 500_000_000
+_LATE_NS: Final = 1_000_000_000
 _UNDECODED: Final = 4  # times timeout_s: how long access units may come of which none gives a frame
 
 

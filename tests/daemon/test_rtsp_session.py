@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import random
+import re
 import socket
 import struct
 import threading
@@ -158,6 +159,22 @@ def test_lost_jpegs_cost_only_themselves():
     assert numbers(frames) == [number for number in range(50) if number not in hurt][:40]
 
 
+def test_whoever_takes_frames_slowly_loses_no_packets_and_gets_young_frames():
+    large = make_clip(frames=25, width=1280, height=720)
+    with RtspServer(large) as server, source_of(server.url(), UDP) as source:
+        frames = iter(source)
+        taken = [next(frames) for _ in range(5)]
+        server.wait_for_frames(50)  # two seconds of it are in the way now
+        taken += [next(frames) for _ in range(20)]
+        counters = source.counters
+        age_s = time.time() - taken[-1].captured_ns / 1e9
+    assert counters["late_frames"] > 0
+    assert {**counters, "late_frames": 0} == dict.fromkeys(counters, 0)
+    assert numbers(taken) == [frame.seq % 25 for frame in taken]
+    assert taken[-1].seq == 24 + counters["late_frames"]
+    assert age_s < 1.5
+
+
 # Time
 
 
@@ -233,6 +250,14 @@ def test_a_session_is_kept_alive_and_told_of_reception_and_ended():
         ssrc, share_and_lost, highest = struct.unpack_from(">III", reports[0], 8)
         assert (ssrc & 0xFFFFFF00, share_and_lost) == (0x1234AB00, 0)
         assert highest > 1000
+
+
+def test_a_session_is_kept_alive_by_what_the_camera_knows():
+    with RtspServer(make_clip(), session_timeout_s=2, faults=Faults(status={"GET_PARAMETER": 501})) as server:
+        take(75, server.url())
+        methods = [request.method for request in server.requests]
+        assert methods.count("GET_PARAMETER") == 1
+        assert methods.count("OPTIONS") >= 3
 
 
 def test_a_camera_that_knows_no_certificate_is_watched_unless_it_must_have_one(tmp_path):
@@ -382,7 +407,7 @@ def test_ten_cameras_at_once_each_lose_only_their_own_packets():
 
 @contextlib.contextmanager
 def scripted(answer):
-    """A server that gives `answer(connection, method, cseq)` to each request, until that closes the connection."""
+    """A server that gives `answer(connection, method, cseq, head)` to each request, until the client is gone."""
 
     def serve() -> None:
         connection, _ = listener.accept()
@@ -394,7 +419,7 @@ def scripted(answer):
                     head, buffer = buffer.split(b"\r\n\r\n", 1)
                     words = head.decode().split()
                     cseq = words[words.index("CSeq:") + 1] if "CSeq:" in words else "0"
-                    answer(connection, words[0], int(cseq))
+                    answer(connection, words[0], int(cseq), head.decode())
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=serve)
@@ -413,7 +438,7 @@ def camera(send, *, session: str = "12345"):
     unit = make_clip().units[0].data
     sdp = "\r\n".join([*media_lines("h264", parameter_sets(unit, "h264")), "a=control:track0", ""]).encode()
 
-    def answer(connection, method, cseq):
+    def answer(connection, method, cseq, head):
         lines = {"SETUP": ["Transport: RTP/AVP/TCP;interleaved=4-5", f"Session: {session}"]}.get(method, [])
         connection.sendall(reply(cseq, lines, sdp if method == "DESCRIBE" else b""))
         if method == "PLAY":
@@ -472,7 +497,7 @@ def test_packets_that_come_before_the_answer_to_play_are_not_lost():
     data = interleaved(clip, lambda pieces, place: place == len(pieces) - 1)
     usual = camera(lambda connection: connection.sendall(data[20_000:]))
 
-    def answer(connection, method, cseq):
+    def answer(connection, method, cseq, head):
         if method == "PLAY":
             connection.sendall(data[:20_000])
             # What follows is in the middle of a packet: the answer has to wait for its end.
@@ -480,7 +505,7 @@ def test_packets_that_come_before_the_answer_to_play_are_not_lost():
             connection.sendall(reply(cseq))
             connection.shutdown(socket.SHUT_WR)
         else:
-            usual(connection, method, cseq)
+            usual(connection, method, cseq, head)
 
     with scripted(answer) as url:
         assert numbers(frames_until_the_end(url)) == list(range(50))
@@ -490,7 +515,7 @@ def test_a_server_may_send_its_clients_elsewhere_but_not_without_end():
     with RtspServer(make_clip(rate=FAST), auth=Auth("cam", PASSWORD)) as server:
         target = f"rtsp://127.0.0.1:{server.port}/cam"
 
-        def answer(connection, method, cseq):
+        def answer(connection, method, cseq, head):
             elsewhere = method == "DESCRIBE"
             lines = [f"Location: {target}"] if elsewhere else []
             connection.sendall(reply(cseq, lines, status="302 Found" if elsewhere else "200 OK"))
@@ -502,11 +527,35 @@ def test_a_server_may_send_its_clients_elsewhere_but_not_without_end():
             assert "must redirect to rtsp://" in failure(url)
 
 
+def test_a_login_that_has_grown_old_is_renewed_and_a_wrong_one_is_not_tried_again():
+    tries: list[str] = []
+
+    def answer(connection, method, cseq, head):
+        nonce = re.search(r'nonce="(\w+)"', head)
+        tries.append(nonce[1] if nonce else "")
+        if tries[-1] == accepted:
+            connection.sendall(reply(cseq, status="404 Not Found"))
+        else:
+            stale = ", stale=true" if accepted != "none" and nonce else ""
+            fresh = f'WWW-Authenticate: Digest realm="cam", nonce="n{len(tries)}", algorithm=SHA-256, qop="auth"{stale}'
+            connection.sendall(reply(cseq, [fresh], status="401 Unauthorized"))
+
+    accepted = "n2"
+    with scripted(answer) as url:
+        assert "no stream at this path" in failure(url.replace("//", "//cam:s3cret@"))
+    assert tries == ["", "n1", "n2", "n2"]
+    tries.clear()
+    accepted = "none"
+    with scripted(answer) as url:
+        assert "refuses this user and password" in failure(url.replace("//", "//cam:s3cret@"))
+    assert tries == ["", "n1"]
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_whatever_a_server_says_ends_in_one_line(seed):
     chance = random.Random(seed)
 
-    def answer(connection, method, cseq):
+    def answer(connection, method, cseq, head):
         good = reply(
             cseq, ["Session: 1", "Transport: RTP/AVP/TCP"], b"m=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n"
         )
