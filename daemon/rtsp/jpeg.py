@@ -71,6 +71,7 @@ class JpegPayload:
         self._scan = bytearray()
         self._current: tuple[bytes, ...] = ()
         self._intact = True
+        self._gap = False
 
     @property
     def has_picture(self) -> bool:
@@ -80,6 +81,7 @@ class JpegPayload:
         """What has come so far of a picture is not all of it. Offsets tell whether the next one is whole."""
         if self._kind is not None:
             self._intact = False
+        self._gap = True
 
     def add(self, payload: bytes) -> None:
         try:
@@ -116,6 +118,9 @@ class JpegPayload:
             self._current, at = self._read_tables(payload, at, quality)
             self._kind = said
         elif said != self._kind or offset != len(self._scan):
+            if self._gap or not self._intact:  # the rest of a picture that is damaged anyhow
+                self._intact = False
+                return
             raise RtpError(f"a piece of JPEG must go on at byte {len(self._scan)}, got {offset}")
         if len(self._scan) + len(payload) > MAX_UNIT:
             raise RtpError(f"a JPEG picture must have at most {MAX_UNIT} bytes")
