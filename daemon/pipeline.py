@@ -15,6 +15,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -23,6 +24,7 @@ import numpy as np
 from engine.protocol import Engine
 
 from .errors import DaemonError
+from .forecast import Forecast
 from .frame import Frame
 from .sink import Sink
 from .source import Source
@@ -44,6 +46,7 @@ class Pipeline:
         self.streams: list[Stream] = []
         self._active: list[Stream] = []  # in order of turns: who was served goes to the end
         self._in_engine = 0  # batches
+        self._forecast = Forecast(engine)
         self._closing = False
         self._error: Exception | None = None
         self._scheduler = threading.Thread(target=self.guarded(self._schedule), name="schedule")
@@ -110,7 +113,9 @@ class Pipeline:
     def _schedule(self) -> None:
         try:
             while picked := self._pick(self.engine.spec.best_batch):
+                began_ns = time.monotonic_ns()
                 prepared = [(stream, stream.prepare(frame)) for stream, frame in picked]
+                self._forecast.prepared(time.monotonic_ns() - began_ns)
                 works = [(stream, work) for stream, work in prepared if work]
                 for stream, work in works:
                     stream.hand_over(work)
@@ -132,10 +137,11 @@ class Pipeline:
                 for stream in [stream for stream in self._active if stream.exhausted]:
                     self._active.remove(stream)
                     stream.no_more_work()
-                # Only when a slot is free: a live frame that were picked now would grow old waiting for it.
                 free = self._in_engine < self.engine.spec.slots
                 ready = [stream for stream in self._active if stream.ready][:most]
-                if free and ready:
+                # Turns count: were others to go ahead of a live frame that waits, they would take every free slot.
+                wait_ns = self._forecast.wait_ns(time.monotonic_ns()) if ready and ready[0].newest_counts else 0
+                if free and ready and wait_ns <= 0:
                     picked = [(stream, stream.start_next()) for stream in ready]
                     for stream in ready:
                         self._active.remove(stream)
@@ -143,7 +149,7 @@ class Pipeline:
                     return picked
                 if self._closing and not self._active:
                     return []
-                self.changed.wait()
+                self.changed.wait(wait_ns / 1e9 if free and ready else None)
 
     def _submit(self, works: list[Work]) -> None:
         """Send the tiles of all works to the engine, those of one shape together."""
@@ -167,13 +173,19 @@ class Pipeline:
         tiles = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
         states = [work.prepared.states[tile] for work, tile in items]
         ticket = self.engine.submit(tiles, states)
+        submitted_ns, item = time.monotonic_ns(), 0
         with self.changed:
             self._in_engine += 1
-        batch = Batch(ticket, users=len(runs), on_done=self._slot_is_free)
-        submitted_ns, item = time.monotonic_ns(), 0
+            foretold = self._forecast.submitted(tiles.shape, submitted_ns)
+        batch = Batch(ticket, len(runs), partial(self._batch_is_ready, foretold), self._slot_is_free)
         for work, first, count in runs:
             work.give(Part(submitted_ns, batch, item, first, count))
             item += count
+
+    def _batch_is_ready(self, foretold: object) -> None:
+        with self.changed:
+            self._forecast.ready(foretold, time.monotonic_ns())
+            self.changed.notify_all()
 
     def _slot_is_free(self) -> None:
         with self.changed:

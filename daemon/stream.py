@@ -94,6 +94,11 @@ class Stream:
     # For the scheduler, which holds the pipeline's condition while it asks.
 
     @property
+    def newest_counts(self) -> bool:
+        """Frames are passed over for newer ones."""
+        return self._newest
+
+    @property
     def exhausted(self) -> bool:
         """No frame will come any more."""
         return self._frames.exhausted

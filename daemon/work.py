@@ -18,8 +18,8 @@ from .restorer import Prepared
 class Batch:
     """A batch in flight that `users` frames share; its slot is free again when all are done with it."""
 
-    def __init__(self, ticket: Ticket, users: int, on_done: Callable[[], None]) -> None:
-        self._ticket, self._users, self._on_done = ticket, users, on_done
+    def __init__(self, ticket: Ticket, users: int, on_ready: Callable[[], None], on_done: Callable[[], None]) -> None:
+        self._ticket, self._users, self._on_ready, self._on_done = ticket, users, on_ready, on_done
         self._outcome: Result | Exception | None = None
         self._lock = threading.Lock()
 
@@ -31,6 +31,7 @@ class Batch:
                     self._outcome = self._ticket.result()
                 except Exception as error:  # noqa: BLE001 - raised again below, to every user
                     self._outcome = error
+                self._on_ready()
             if isinstance(self._outcome, Exception):
                 raise self._outcome
             return self._outcome

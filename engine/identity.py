@@ -44,6 +44,7 @@ class IdentityEngine:
             slots=options.slots,
             recurrent=bool(manifest.states),
             whole_frame=manifest.whole_frame,
+            concurrent=options.slots,
         )
         self._slots = Slots(range(options.slots))
 

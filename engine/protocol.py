@@ -74,6 +74,7 @@ class EngineSpec:
     recurrent: whether states are taken and given.
     whole_frame: whether a frame must come in one piece: tiles would not be restored as it would be.
     sizes: tile sizes (H, W), besides `tile`, that it was built to be fastest at; None: it is as good at all others.
+    concurrent: batches that are computed at once; those in further slots wait, all but for their transfers.
     """
 
     model: str
@@ -88,6 +89,7 @@ class EngineSpec:
     recurrent: bool
     whole_frame: bool = False
     sizes: Sizes | None = None
+    concurrent: int = 1
 
 
 class Result:

@@ -79,8 +79,8 @@ class Standby:
     name: what the better one is called in the log.
     open_for: opens and checks it, for the tile sizes that it is given; takes minutes, and cannot be interrupted.
 
-    Of the spec, `backend`, `best_batch`, `max_batch` and `sizes` are those of the engine that serves. The rest stays
-    as it was first, because frames are planned by it.
+    Of the spec, `backend`, `best_batch`, `max_batch`, `sizes` and `concurrent` are those of the engine that serves. The
+    rest stays as it was first, because frames are planned by it.
     """
 
     def __init__(self, engine: Engine, name: str, open_for: Callable[[Sizes], Engine]) -> None:
@@ -168,9 +168,8 @@ class Standby:
             if self._closed:
                 return None
             old, new = self._serving, engine.spec
-            spec = replace(
-                old.spec, backend=new.backend, best_batch=new.best_batch, max_batch=new.max_batch, sizes=new.sizes
-            )
+            taken = {name: getattr(new, name) for name in ("backend", "best_batch", "max_batch", "sizes", "concurrent")}
+            spec = replace(old.spec, **taken)
             self._serving = _Member(engine, spec)
             return old
 

@@ -125,6 +125,7 @@ class OpenVinoEngine:
             slots=options.slots,
             recurrent=bool(self._manifest.states),
             whole_frame=self._manifest.whole_frame,
+            concurrent=1 if options.goal == "latency" else options.slots,
         )
         self._compiled: OrderedDict[Shape, _Compiled] = OrderedDict()
         self._choosing = threading.Lock()

@@ -76,6 +76,7 @@ class TorchEngine:
             slots=options.slots,
             recurrent=bool(self._manifest.states),
             whole_frame=self._manifest.whole_frame,
+            concurrent=1 if device.type == "cuda" else options.slots,
         )
 
     def _choose_precision(self, wanted: str, device: torch.device) -> str:
