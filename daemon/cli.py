@@ -42,6 +42,13 @@ def run(
     publish: Annotated[str | None, typer.Option(help="Where subscribers connect, e.g. tcp://127.0.0.1:5555.")] = None,
     realtime: Annotated[bool, typer.Option("--realtime", help="Play files at their own speed, like a camera.")] = False,
     loop: Annotated[bool, typer.Option("--loop", help="Play files again and again.")] = False,
+    transport: Annotated[
+        str | None, typer.Option(help="How the RTP of SOURCE comes: tcp, or udp.", metavar="tcp|udp")
+    ] = None,
+    client: Annotated[
+        str | None,
+        typer.Option(help="What reads the RTSP of SOURCE: ffmpeg, or rtp, with less delay.", metavar="auto|ffmpeg|rtp"),
+    ] = None,
     await_subscribers: Annotated[int | None, typer.Option(help="Start when this many have subscribed.")] = None,
     engine: EngineName = None,
     model: ModelName = None,
@@ -58,6 +65,7 @@ def run(
     a second one at once.
     """
     from .config import load_config
+    from .errors import ConfigError
     from .service import run as serve
 
     overrides: dict[str, Any] = {
@@ -65,8 +73,12 @@ def run(
         "publish": given(endpoint=publish, await_subscribers=await_subscribers),
         "log": given(level="debug" if verbose else "error" if quiet else None),
     }
-    played = given(realtime=realtime or None, loop=loop or None)
-    streams = [_named(source) | played for source in sources or []]
+    read = given(realtime=realtime or None, loop=loop or None, transport=transport, client=client)
+    if read and not sources:
+        raise ConfigError(
+            f"--{next(iter(read))} is for sources on the command line, got none; for those of a file it stands there"
+        )
+    streams = [_named(source) | read for source in sources or []]
     settings = load_config(config, overrides, streams)
     start_logging(settings.log.level)
     with stopping() as stop:

@@ -9,12 +9,13 @@ import logging
 import threading
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from engine.backends import open_engine
 from engine.protocol import Build, Engine, EngineOptions
 
-from .config import Config, EngineConfig, StreamConfig
+from .ages import AgeCounts, AgedSink
+from .config import Config, EngineConfig
 from .errors import ConfigError
 from .persistent import Persistent
 from .pipeline import Pipeline
@@ -48,25 +49,42 @@ def engine_from(config: EngineConfig, build: Build = "wait") -> Engine:
 
 
 @dataclass(frozen=True)
+class _Counted:
+    """What a stream had counted when it was last looked at."""
+
+    restored: int = 0
+    ages: AgeCounts = field(default_factory=AgeCounts)
+
+
+@dataclass(frozen=True)
 class _Served:
     """A stream that is served: how it is read, how it is doing, and what it counts."""
 
-    config: StreamConfig
     status: StreamStatus
     source: Source
+    sink: AgedSink
     stream: Stream
 
-    def line(self, restored_before: int, seconds: float) -> str:
-        """The statistics of the last `seconds`."""
-        stream, now = self.stream, self.status.snapshot()
-        rate = (stream.restored - restored_before) / seconds
-        parts = [f"{rate:.1f} fps", f"{stream.restored} restored", f"{stream.drops} dropped"]
-        if not isinstance(self.source, Persistent):
-            return ", ".join(parts)
-        parts.insert(0, now.state)
-        parts += [f"{count} {name.replace('_', ' ')}" for name, count in self.source.counters.items() if count]
-        parts += [f"{now.reconnects} reconnects"] if now.reconnects else []
-        return ", ".join(parts) + (f"; {now.error}" if now.error and now.state != "live" else "")
+    def counted(self) -> _Counted:
+        return _Counted(self.stream.restored, self.sink.ages())
+
+    def line(self, before: _Counted, now: _Counted, seconds: float) -> str:
+        """The statistics of the `seconds` between two looks."""
+        stream, status = self.stream, self.status.snapshot()
+        state: str = status.state
+        error, counters = status.error, getattr(self.source, "counters", {})
+        if not isinstance(self.source, Persistent):  # it is not connected to: what it does shows in its frames
+            state = "ended" if stream.ended else "live" if stream.restored else "starting"
+            error, counters = str(stream.error or ""), {"damaged_parts": len(stream.damage), **counters}
+        parts = [state, f"{(now.restored - before.restored) / seconds:.1f} fps"]
+        ages = now.ages.since(before.ages)
+        middle, late = ages.quantile_s(0.5), ages.quantile_s(0.99)
+        if middle is not None and late is not None:
+            parts += [f"age p50 {_ms(middle)}, p99 {_ms(late)}"]
+        parts += [f"{now.restored} restored", f"{stream.drops} dropped"]
+        parts += [f"{count} {name.replace('_', ' ')}" for name, count in counters.items() if count]
+        parts += [f"{status.reconnects} reconnects"] if status.reconnects else []
+        return ", ".join(parts) + (f"; {error}" if error and state != "live" else "")
 
 
 def run(config: Config, stop: threading.Event) -> int:
@@ -93,13 +111,13 @@ def run(config: Config, stop: threading.Event) -> int:
         )
         stack.callback(publisher.close)
         log.info("model %s on %s, publishing at %s", engine.spec.model, engine.spec.backend, publisher.endpoint)
-        sinks = [publisher.stream(stream.label) for stream in config.streams]
+        sinks = [AgedSink(publisher.stream(stream.label)) for stream in config.streams]
         publisher.await_subscribers(config.publish.await_subscribers, stop)
         if stop.is_set():
             return 0
         pipeline = stack.enter_context(Pipeline(engine))
         served = [
-            _Served(stream, status, source, pipeline.add(stream.label, source, sink, stream.overload))
+            _Served(status, source, sink, pipeline.add(stream.label, source, sink, stream.overload))
             for stream, status, source, sink in zip(config.streams, statuses, sources, sinks, strict=True)
         ]
         _watch(pipeline, served, config.log.statistics_s, stop)
@@ -110,7 +128,7 @@ def run(config: Config, stop: threading.Event) -> int:
 
 def _watch(pipeline: Pipeline, served: list[_Served], statistics_s: float, stop: threading.Event) -> None:
     """Wait for the end of all streams, or for `stop`; a line for each stream now and then."""
-    counted = [0] * len(served)
+    counted = [_Counted()] * len(served)
     since = time.monotonic()
     while not stop.is_set() and not pipeline.wait(STOP_POLL_S):
         for each in served:
@@ -118,10 +136,14 @@ def _watch(pipeline: Pipeline, served: list[_Served], statistics_s: float, stop:
         passed = time.monotonic() - since
         if not statistics_s or passed < statistics_s:
             continue
-        for number, each in enumerate(served):
-            log.info("%s: %s", each.stream.name, each.line(counted[number], passed))
-            counted[number] = each.stream.restored
+        for number, (each, before) in enumerate(zip(served, counted, strict=True)):
+            counted[number] = each.counted()
+            log.info("%s: %s", each.stream.name, each.line(before, counted[number], passed))
         since += passed
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1000:.{0 if seconds >= 0.01 else 1}f} ms"
 
 
 def _report(stream: Stream) -> None:

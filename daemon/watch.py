@@ -43,6 +43,8 @@ class StreamStatistics:
     run_id: str = ""
     """Of the daemon: one that restarted counts from 0 again."""
     size: str = ""
+    epoch: int = 0
+    clock: str = ""
     ages_s: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
     times_s: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
 
@@ -53,6 +55,7 @@ class StreamStatistics:
         self.last_seq, self.run_id = frame.seq, run_id
         self.frames += 1
         self.size = f"{frame.width}x{frame.height}"
+        self.epoch, self.clock = frame.epoch, frame.clock
         self.ages_s.append(frame.age_s())
         self.times_s.append(time.monotonic())
 
@@ -138,6 +141,8 @@ def _print(frame: Frame) -> None:
         "seq": frame.seq,
         "epoch": frame.epoch,
         "time_s": frame.time_s,
+        "captured_ns": frame.captured_ns,
+        "clock": frame.clock,
         "width": frame.width,
         "height": frame.height,
         "age_s": round(frame.age_s(), 6),
@@ -153,11 +158,12 @@ def _print(frame: Frame) -> None:
 def _table(endpoint: str, statistics: dict[str, StreamStatistics]) -> Table:
     table = Table(title=escape(endpoint), title_justify="left")
     table.add_column("stream")
-    for name in ("size", "frames", "missed", "fps", "age p50", "age p99"):
+    for name in ("size", "frames", "missed", "fps", "age p50", "age p99", "epoch", "clock"):
         table.add_column(name, justify="right")
     for name, one in sorted(statistics.items()):
         ages = (f"{one.age_ms(50):.0f} ms", f"{one.age_ms(99):.0f} ms")
-        table.add_row(escape(name), one.size, str(one.frames), str(one.missed), f"{one.fps:.1f}", *ages)
+        counts = (str(one.frames), str(one.missed), f"{one.fps:.1f}")
+        table.add_row(escape(name), one.size, *counts, *ages, str(one.epoch), one.clock)
     if not statistics:
         table.caption = "waiting for the first frame"
     return table

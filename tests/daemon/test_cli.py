@@ -76,6 +76,16 @@ def test_doctor_finds_an_engine_and_a_model() -> None:
         (["run", "CLIP", "-c", "bad.toml"], "'engine.speed' is no setting"),
         (["run", "text.mp4"], "text.mp4"),
         (["run", "same=CLIP", "same=CLIP"], "'streams.name' must differ"),
+        (["run", "CLIP", "--transport", "udp"], "'streams.0.transport' is for rtsp addresses, got "),
+        (["run", "CLIP", "--client", "rtp"], "'streams.0.client' is for rtsp addresses, got "),
+        (
+            ["run", "rtsp://127.0.0.1/x", "--transport", "sctp"],
+            "'streams.0.transport' must be 'tcp' or 'udp', got 'sctp'",
+        ),
+        (
+            ["run", "-c", "cameras.toml", "--transport", "udp"],
+            "--transport is for sources on the command line, got none",
+        ),
         (["watch", "nonsense"], "endpoint must be a ZeroMQ address"),
         (["watch", "tcp://127.0.0.1:9", "--timeout", "0.2"], "no frame came for 0.2 s"),
         (["enhance", "none.mp4", "-o", "out.mp4"], "none.mp4"),
@@ -90,6 +100,7 @@ def test_bad_input_gets_one_line_and_a_status(
 ) -> None:
     (tmp_path / "text.mp4").write_text("not a video")
     (tmp_path / "broken.json").write_text("{}")
+    (tmp_path / "cameras.toml").write_text('[[streams]]\nsource = "rtsp://127.0.0.1/x"\n')
     (tmp_path / "bad.toml").write_text("[engine]\nspeed = 1\n")
     before = sorted(tmp_path.iterdir())
     answer = deblurd(*(argument.replace("CLIP", str(clip)) for argument in arguments), cwd=tmp_path)
@@ -123,6 +134,7 @@ def test_a_daemon_serves_a_clip_to_another_process_and_ends_with_it(
     assert answer.returncode == 0
     records = [json.loads(line) for line in answer.stdout.splitlines()]
     assert [record["stream"] for record in records] == ["demo"] * 5
+    assert {(record["epoch"], record["clock"]) for record in records} == {(0, "arrival")}
     assert [record["seq"] for record in records] == sorted(record["seq"] for record in records)
     for record in records:
         assert cv2.imread(str(saved / f"demo-{record['seq']:08d}.png")).shape == (360, 640, 3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -159,6 +160,31 @@ source = "test:320x240@50"
         assert received(subscriber, lambda frame: frame.stream == "clip").width == 640
         assert received(subscriber, lambda frame: frame.stream == "pattern").width == 320
         end(process)
+
+
+def test_a_camera_over_udp_may_be_asked_for_on_the_command_line(tmp_path: Path) -> None:
+    with (
+        RtspServer(make_clip()) as server,
+        daemon(tmp_path, f"porch={server.url()}", "--transport", "udp") as (process, _, endpoint),
+        Subscriber(endpoint, ["porch"], mode="queued") as subscriber,
+    ):
+        assert received(subscriber, lambda frame: frame.seq > 10).epoch == 0
+        assert any("client_port" in request.headers.get("transport", "") for request in server.requests)
+        end(process)
+
+
+def test_each_stream_has_a_line_of_its_state_rate_and_ages(tmp_path: Path) -> None:
+    clip = REPOSITORY / "tests" / "media" / "demo_blurred.mp4"
+    config = tmp_path / "config.toml"
+    config.write_text("[log]\nstatistics_s = 0.5\n", encoding="utf-8")
+    sources = [f"clip={clip}", "pattern=test:320x240", "dead=rtsp://127.0.0.1:9/none"]
+    with daemon(tmp_path, "-c", str(config), *sources) as (process, said, _):
+        said.wait_for("dead: retrying, 0.0 fps, 0 restored, 0 dropped; rtsp://127.0.0.1:9/none: connection refused")
+        said.wait_for("clip: ended, 0.0 fps, ")
+        said.wait_for("pattern: live, 25.")
+        end(process)
+    with_ages = re.compile(r"pattern: live, \d+\.\d fps, age p50 [\d.]+ ms, p99 [\d.]+ ms, \d+ restored, \d+ dropped")
+    assert any(with_ages.search(line) for line in said.lines), said.all()
 
 
 @pytest.mark.parametrize(
