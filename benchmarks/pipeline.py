@@ -22,13 +22,14 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
+from fixed_engine import FixedEngine
 from rich.console import Console
 from rich.table import Table
 
@@ -39,8 +40,7 @@ from daemon.pipeline import Pipeline
 from daemon.publisher import Publisher, PublisherOptions
 from daemon.source import Source
 from engine.backends import open_engine
-from engine.protocol import Engine, EngineOptions, EngineSpec, Frames, Result, State, Ticket
-from engine.slots import Slots
+from engine.protocol import Engine, EngineOptions, Frames, Ticket
 
 CLIP = Path(__file__).parent.parent / "tests" / "media" / "demo_blurred.mp4"
 PASSES = 4
@@ -58,42 +58,6 @@ with Subscriber(sys.argv[1], mode="queued") as subscriber:
         pass
 print(json.dumps({"frames": len(ages), "seconds": times[-1] - times[0], "cpu_s": time.process_time(), "ages": ages}))
 """
-
-
-class FixedEngine:
-    """One device that takes `duration_s` for every batch, one after another, and uses no processor."""
-
-    def __init__(self, duration_s: float, slots: int) -> None:
-        self.spec = EngineSpec("fixed", "fixed", 16, (4096, 4096), False, 0, 1, 1, slots, False)
-        self._duration_s = duration_s
-        self._slots = Slots(range(slots))
-        self._free_at = 0.0
-        self._lock = threading.Lock()
-
-    def submit(self, batch: Frames, states: Sequence[State | None] | None = None) -> Ticket:
-        slot = self._slots.take()
-        with self._lock:
-            self._free_at = max(self._free_at, time.perf_counter()) + self._duration_s
-            return _Due(self._free_at, Result(batch, states or [None] * len(batch), lambda: self._slots.give(slot)))
-
-    def close(self) -> None:
-        self._slots.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.close()
-
-
-@dataclass(frozen=True)
-class _Due:
-    at: float
-    outcome: Result
-
-    def result(self) -> Result:
-        time.sleep(max(0.0, self.at - time.perf_counter()))
-        return self.outcome
 
 
 class Passes:
@@ -203,7 +167,7 @@ def measure(clip: Path, repeat: int, fixed_ms: float) -> dict[str, Any]:
     height, width = frames[0].height // stride * stride, frames[0].width // stride * stride
     tiles = [np.ascontiguousarray(frame.pixels[None, :height, :width]) for frame in frames]
     for _ in range(repeat):
-        with FixedEngine(fixed_ms / 1000, slots=2) as engine:
+        with FixedEngine(fixed_ms / 1000) as engine:
             alone, _ = bare(engine, tiles)
             through = piped(engine, Passes(clip), count)
             note(fixed_engine_fps=alone, fixed_pipeline_fps=through["fps"], fixed_share=through["fps"] / alone)
