@@ -100,8 +100,10 @@ def make_clip(
     """A clip of frames 0 to `frames` - 1; a frame's time in its bar code is its number / rate.
 
     gop: frames from one key frame to the next. interlaced, rotation: H.264 only; two fields in a frame, and degrees
-    counter-clockwise by which a display is told to turn the picture.
+    counter-clockwise by which a display is told to turn the picture. slices: of a frame, at most; with H.265 up to 8.
     """
+    if codec == "h265" and slices > 8:  # x265 would end the process
+        raise ValueError(f"slices of an H.265 clip must be at most 8, got {slices}")
     encoder = _encoder(codec, width, height, rate, gop, b_frames, interlaced, slices, aspect)
     units: list[Unit] = []
     for number in range(frames):
@@ -207,7 +209,8 @@ def _encoder(
         encoder.options = {"huffman": "default", "qmin": "3", "qmax": "3"}
     elif codec == "h265":
         shared = f"keyint={gop}:min-keyint={gop}:scenecut=0:open-gop=0:bframes={b_frames}:b-adapt=0"
-        threads = f"pools=none:frame-threads=1:rc-lookahead={b_frames + 1 if b_frames else 0}:log-level=none"
+        pools = "none" if slices == 1 else "1"  # without threads for them, several slices end the process
+        threads = f"pools={pools}:frame-threads=1:rc-lookahead={b_frames + 1 if b_frames else 0}:log-level=none"
         parameters = f"{shared}:{threads}:slices={slices}"
         encoder.options = {"preset": "ultrafast", "tune": "zerolatency", "x265-params": parameters}
     else:

@@ -87,8 +87,9 @@ def test_a_stream_that_begins_between_two_key_frames_is_shown_from_the_next_one(
     assert numbers(frames) == list(range(50, 60))
 
 
-def test_pictures_of_several_slices_are_one_frame():
-    with RtspServer(make_clip(rate=FAST, slices=4)) as server:
+@pytest.mark.parametrize("codec", ["h264", "h265"])
+def test_pictures_of_several_slices_are_one_frame(codec):
+    with RtspServer(make_clip(codec, rate=FAST, slices=4)) as server:
         assert numbers(take(60, server.url())) == [*range(50), *range(10)]
 
 

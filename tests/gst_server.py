@@ -1,0 +1,112 @@
+"""GStreamer's RTSP server, which is not of our making, as a program for the Python that comes with the system.
+
+Knows nothing of the project: it serves at /cam what lies in a folder, one access unit a file, in the order of their
+names, again and again, to each client from the first on. It prints its port when it is ready. Where GStreamer is not
+there it ends with status 3 and says what is missing; Debian has it as gir1.2-gst-rtsp-server-1.0 and python3-gi.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+from pathlib import Path
+
+MISSING = 3
+
+try:
+    import gi
+
+    for module in ("Gst", "GstApp", "GstRtsp", "GstRtspServer"):
+        gi.require_version(module, "1.0")
+    from gi.repository import GLib, Gst, GstApp, GstRtsp, GstRtspServer
+except (ImportError, ValueError) as error:
+    sys.stderr.write(f"{error}\n")
+    sys.exit(MISSING)
+
+ANNEX_B = "stream-format=byte-stream,alignment=au"
+CODECS = {
+    "h264": (f"video/x-h264,{ANNEX_B}", "h264parse ! rtph264pay config-interval=-1"),
+    "h265": (f"video/x-h265,{ANNEX_B}", "h265parse ! rtph265pay config-interval=-1"),
+    "mjpeg": ("image/jpeg", "jpegparse ! rtpjpegpay"),
+}
+"""By name: what the files are, and the elements that make packets of them."""
+ROLE = "watcher"
+
+
+def factory(options: argparse.Namespace) -> GstRtspServer.RTSPMediaFactory:
+    """What makes the stream, for each client one of its own."""
+    caps, packets = CODECS[options.codec]
+    launch = f"( appsrc name=units format=time caps={caps},framerate={options.rate}/1 ! {packets} name=pay0 )"
+    try:
+        Gst.parse_launch(launch)
+    except GLib.Error as error:
+        sys.stderr.write(f"{error.message}\n")
+        sys.exit(MISSING)
+    made = GstRtspServer.RTSPMediaFactory()
+    made.set_launch(launch)
+    if options.only:
+        made.set_protocols(getattr(GstRtsp.RTSPLowerTrans, options.only.upper()))
+    if options.user:
+        allowed = GstRtspServer.RTSPPermissions()
+        for right in ("access", "construct"):
+            allowed.add_permission_for_role(ROLE, f"media.factory.{right}", True)
+        made.set_permissions(allowed)
+    units = [path.read_bytes() for path in sorted(options.folder.iterdir())]
+    made.connect("media-configure", lambda _, media: feed(media.get_element(), units, options.rate))
+    return made
+
+
+def feed(pipeline: Gst.Bin, units: list[bytes], rate: int) -> None:
+    """Give access units whenever they are asked for; they are sent when they are due."""
+    numbers = itertools.count()
+
+    def give(source: GstApp.AppSrc, _: int) -> None:
+        number = next(numbers)
+        unit = Gst.Buffer.new_wrapped(units[number % len(units)])
+        unit.pts = unit.dts = number * Gst.SECOND // rate
+        unit.duration = Gst.SECOND // rate
+        source.emit("push-buffer", unit)
+
+    pipeline.get_by_name("units").connect("need-data", give)
+
+
+def login(options: argparse.Namespace) -> GstRtspServer.RTSPAuth:
+    """What asks clients for the user and password."""
+    auth, token = GstRtspServer.RTSPAuth(), GstRtspServer.RTSPToken()
+    token.set_string("media.factory.role", ROLE)
+    if options.scheme == "basic":
+        auth.add_basic(GstRtspServer.RTSPAuth.make_basic(options.user, options.password), token)
+    else:
+        auth.set_supported_methods(GstRtsp.RTSPAuthMethod.DIGEST)
+        auth.add_digest(options.user, options.password, token)
+    return auth
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--codec", choices=CODECS, default="h264")
+    parser.add_argument("--rate", type=int, default=25, help="frames a second")
+    parser.add_argument("--port", default="0")
+    parser.add_argument("--only", choices=("tcp", "udp"), help="the one transport that is not refused")
+    parser.add_argument("--user")
+    parser.add_argument("--password", default="")
+    parser.add_argument("--scheme", choices=("basic", "digest"), default="digest")
+    options = parser.parse_args()
+
+    Gst.init(None)
+    server = GstRtspServer.RTSPServer()
+    server.set_address("127.0.0.1")
+    server.set_service(options.port)
+    server.get_mount_points().add_factory("/cam", factory(options))
+    if options.user:
+        server.set_auth(login(options))
+    if not server.attach(None):
+        sys.exit(f"port {options.port} must be free")
+    print(server.get_bound_port(), flush=True)
+    GLib.MainLoop().run()
+
+
+if __name__ == "__main__":
+    main()
