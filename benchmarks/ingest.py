@@ -11,8 +11,9 @@ RtspSource          Our own client (`client = "rtp"`), over TCP and UDP.
 PyAV                A bare loop over `container.decode` with `thread_type="SLICE"` and `fpsprobesize=0`.
 OpenCV              `cv2.VideoCapture` with as many threads as FFmpeg likes, which each delay frames by one, and with
                     one.
-InferencePipeline   Roboflow's, with a model that does nothing. It needs a Python of its own:
-                    `pip install inference-cpu` there, and name it with --roboflow.
+Roboflow            Its InferencePipeline with a model that does nothing, as it comes, and told to take the newest
+                    frame (`BufferConsumptionStrategy.EAGER`). It needs a Python of its own: `pip install
+                    "inference-cpu<0.51"` there (later ones bring CUDA with them), and name it with --roboflow.
 
 first     From connecting to the first frame in hand. A session of this server begins with a key frame.
 decoded   Age of frames when the decoder gave them, where that can be seen.
@@ -49,6 +50,7 @@ RATE = 25
 SETTLING = RATE  # frames
 PATIENCE_S = 30.0
 OURS, BARE = "NetworkSource", "PyAV"
+ROBOFLOW = [name for name in READERS if name.startswith("Roboflow")]
 
 
 class BenchmarkError(Exception):
@@ -139,10 +141,11 @@ def read(name: str, python: str, url: str, frames: int) -> Reading:
 def measure(repeat: int, seconds: float, roboflow: str | None) -> dict[str, Any]:
     left_out: dict[str, str] = {}
     pythons = dict.fromkeys(READERS, sys.executable)
-    if roboflow is None:
-        left_out["InferencePipeline"] = "no --roboflow PYTHON that has it"
-    else:
-        pythons["InferencePipeline"] = roboflow
+    for name in ROBOFLOW:
+        if roboflow is None:
+            left_out[name] = "no --roboflow PYTHON that has it"
+        else:
+            pythons[name] = roboflow
     readings: dict[str, list[Reading]] = {name: [] for name in READERS}
     load = [os.getloadavg()[0]]
     with served() as (url, server_ms):

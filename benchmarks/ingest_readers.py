@@ -94,9 +94,14 @@ def opencv(threads: int | None) -> Reader:
     return read
 
 
-def roboflow() -> Reader:
+def roboflow(*, eager: bool) -> Reader:
     os.environ.setdefault("TELEMETRY_OPT_OUT", "True")
     from inference import InferencePipeline  # type: ignore[import-not-found, unused-ignore]
+    from inference.core.interfaces.camera.video_source import (  # type: ignore[import-not-found, unused-ignore]
+        BufferConsumptionStrategy,
+    )
+
+    newest = {"source_buffer_consumption_strategy": BufferConsumptionStrategy.EAGER} if eager else {}
 
     def read(url: str) -> Iterator[Taken]:
         taken: SimpleQueue[Taken] = SimpleQueue()
@@ -105,7 +110,7 @@ def roboflow() -> Reader:
             taken.put(Taken(0, time.monotonic_ns(), frames[0].image))
             return [None] * len(frames)
 
-        pipeline = InferencePipeline.init_with_custom_logic(url, model, on_prediction=lambda *_: None)
+        pipeline = InferencePipeline.init_with_custom_logic(url, model, on_prediction=lambda *_: None, **newest)
         pipeline.start(use_main_thread=False)
         try:
             while True:
@@ -124,7 +129,8 @@ READERS: dict[str, Callable[[], Reader]] = {
     "PyAV": pyav,
     "OpenCV": lambda: opencv(None),
     "OpenCV, 1 thread": lambda: opencv(1),
-    "InferencePipeline": roboflow,
+    "Roboflow": lambda: roboflow(eager=False),
+    "Roboflow, eager": lambda: roboflow(eager=True),
 }
 
 
