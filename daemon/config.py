@@ -18,6 +18,7 @@ from pydantic_core import PydanticCustomError
 from .address import Address, redact
 from .credentials import filled, password_in
 from .errors import ConfigError, DaemonError
+from .tls import check_ca_file
 
 T = TypeVar("T")
 
@@ -91,6 +92,8 @@ class StreamConfig(_Section):
     overload: Literal["auto", "newest", "block"] = "auto"
     transport: Literal["tcp", "udp"] = "tcp"
     client: Literal["auto", "ffmpeg", "rtp"] = "auto"
+    tls_verify: bool = True
+    tls_ca_file: str = ""
     timeout_s: float = Field(default=5.0, ge=0.1, le=3600)
     open_timeout_s: float = Field(default=5.0, ge=0.1, le=3600)
     retry_min_s: float = Field(default=0.5, ge=0.01, le=3600)
@@ -116,6 +119,13 @@ class StreamConfig(_Section):
             _or_value_error(password_in, path)
         return path
 
+    @field_validator("tls_ca_file")
+    @classmethod
+    def _holds_certificates(cls, path: str) -> str:
+        if path:
+            _or_value_error(check_ca_file, path)
+        return path
+
     @field_validator("source")
     @classmethod
     def _an_address(cls, source: str, info: ValidationInfo) -> str:
@@ -132,6 +142,8 @@ class StreamConfig(_Section):
             raise _wrong("transport", "must be tcp for rtsps")
         if self.transport == "udp" and self.client == "ffmpeg":
             raise _wrong("client", "must be rtp (or auto) with the transport udp: FFmpeg does not see what is lost")
+        if self.tls_ca_file and not self.tls_verify:
+            raise _wrong("tls_ca_file", "must be empty where tls_verify is false: nothing is checked then")
         if self.retry_max_s < self.retry_min_s:
             raise _wrong(
                 "retry_max_s", f"must be at least retry_min_s ({self.retry_min_s:g}), got {self.retry_max_s:g}"
@@ -162,6 +174,7 @@ class StreamConfig(_Section):
 _FILES = ("file", "folder")
 _RTSP = ("rtsp", "rtsps")
 _NETWORK = (*_RTSP, "http", "https")
+_MAYBE_TLS = ("rtsps", "https", "http")  # which may lead to https
 _CAMERAS = (*_NETWORK, "v4l2")
 
 _ONLY_FOR = {
@@ -170,6 +183,8 @@ _ONLY_FOR = {
     "loop": (_FILES, "files and folders"),
     "transport": (_RTSP, "rtsp addresses"),
     "client": (_RTSP, "rtsp addresses"),
+    "tls_verify": (_MAYBE_TLS, "rtsps and https"),
+    "tls_ca_file": (_MAYBE_TLS, "rtsps and https"),
     "timeout_s": (_CAMERAS, "cameras"),
     "open_timeout_s": (_CAMERAS, "cameras"),
     "retry_min_s": (_CAMERAS, "cameras"),
@@ -261,7 +276,7 @@ def _explain(error: ValidationError, path: Path | None) -> str:
         return f"{rule}{where}"
     if first["type"] == "string_pattern_mismatch":
         rule = "must be WIDTHxHEIGHT, e.g. 1280x720" if name.endswith(".size") else "must be four letters, e.g. MJPG"
-    if name.endswith((".source", ".password_file")) or first["type"] == "setting":
+    if name.endswith((".source", ".password_file", ".tls_ca_file")) or first["type"] == "setting":
         return f"'{name}' {rule}{where}"  # it says itself what may be said of a secret
     got = first["input"]
     shown = type(got).__name__ if isinstance(got, dict | list) else redact(repr(got))

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import av
 from av.codec.context import Flags
@@ -28,14 +27,10 @@ from .network_errors import failure, no_answer
 from .rtsp.errors import RtpError
 from .rtsp.sps import h264_size, h265_size
 from .source import LiveOptions
+from .tls import ffmpeg_options, why_distrusted
 
-# What a description or a file names is opened by these only: no file, no pipe, nothing inside another protocol.
-_PROTOCOLS: Final = {
-    "rtsp": "rtsp,rtp,tcp",
-    "rtsps": "rtsp,rtp,tls,tcp",
-    "http": "http,tcp",
-    "https": "https,tls,tcp",
-}
+# What a description names is opened by these only: no file, no pipe, nothing inside another protocol.
+_PROTOCOLS: Final = {"rtsp": "rtsp,rtp,tcp", "rtsps": "rtsp,rtp,tls,tcp"}
 
 _RTSP: Final = {
     "format_whitelist": "rtsp,mpegts",
@@ -49,8 +44,6 @@ _RTSP: Final = {
 _HTTP: Final = {
     # None that fetches from places of its own: not SDP, DASH or a list of files.
     "format_whitelist": "mpjpeg,mjpeg,mpegts,mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,flv,avi,ogg,h264,hevc",
-    "max_redirects": "0",  # it was asked where the address leads, and whether that may be
-    "http_proxy": "",
     "fpsprobesize": "0",
     "analyzeduration": "1000000",
     # What is of no format that has a mark at its beginning is known to be so after this much, not after 5 MB.
@@ -58,13 +51,14 @@ _HTTP: Final = {
 }
 _HLS: Final = {
     "format_whitelist": "hls,mpegts,mov,mp4,m4a,3gp,3g2,mj2,aac,mp3,ac3,eac3,webvtt",
-    # `HttpFiles` opens everything, also what has another name than usual. FFmpeg's own HTTP could keep connections.
+    # Also what has another name than usual. FFmpeg's own HTTP, which opens nothing here, could keep connections.
     "extension_picky": "0",
     "http_persistent": "0",
     "http_multiple": "0",
     "fpsprobesize": "0",
     "analyzeduration": "1000000",
 }
+_RTSPS_PORT: Final = 322
 _UNTIMED: Final = ("mpjpeg", "mjpeg")
 _FREEZES_LATER_S: Final = 0.5  # than whoever waits says so: an interrupted parser first gives what it has, as if alive
 _NAL: Final = re.compile(rb"\x00\x00\x01(.{2,1024})", re.DOTALL)
@@ -92,7 +86,7 @@ class Media:
 def open_network(address: Address, options: LiveOptions, stopped: threading.Event) -> Iterator[Media]:
     """Connect, and find the video; blocks for as long as name servers do. Raises SourceError.
 
-    stopped: once set, what reads of HLS ends.
+    stopped: once set, what reads over HTTP ends.
     """
     with closing(HttpFiles(address, options, stopped)) as files:
         began_s = time.monotonic()
@@ -101,9 +95,11 @@ def open_network(address: Address, options: LiveOptions, stopped: threading.Even
         except av.FFmpegError as error:
             if time.monotonic() - began_s >= options.open_timeout_s:  # interrupted, whatever FFmpeg makes of it
                 raise no_answer(address, options) from None
-            raise files.error or failure(error, address, options) from None
+            raise files.error or _distrusted(address, options) or failure(error, address, options) from None
         with closing(container):
             yield _media(container, address, options)
+        if files.error and container.format.name != "hls":  # which goes on after a segment that is missing
+            raise files.error
 
 
 def check_size(address: Address, width: int, height: int, options: LiveOptions) -> None:
@@ -130,6 +126,8 @@ def check_declared_size(address: Address, data: bytes, codec: str, options: Live
 
 def _open_rtsp(address: Address, options: LiveOptions) -> InputContainer:
     rtsp = _RTSP | {"protocol_whitelist": _PROTOCOLS[address.kind]}
+    if address.kind == "rtsps":
+        rtsp |= ffmpeg_options(options)
     try:
         return _av_open(address.url, options, "rtsp", rtsp)
     except av.error.HTTPOtherClientError:
@@ -145,19 +143,18 @@ def _open_http(options: LiveOptions, files: HttpFiles) -> InputContainer:
     look = files.look()
     if look.beginning.removeprefix(b"\xef\xbb\xbf").startswith(b"#EXTM3U"):
         return _av_open(look.url, options, "hls", _HLS, files)
-    url = files.with_login(look.url)
     try:
-        return _av_open(url, options, None, _HTTP | {"protocol_whitelist": _PROTOCOLS[urlsplit(url).scheme]})
+        return _av_open(look.url, options, None, _HTTP, files)
     except av.FFmpegError as error:
         # Of no format, or of one that is not allowed, or it ended while its format was looked for.
         if not isinstance(error, av.InvalidDataError | av.ArgumentError) and error.errno != errno.EIO:
             raise
-        return _open_pictures(url, options)
+        return _open_pictures(look.url, options, files)
 
 
-def _open_pictures(url: str, options: LiveOptions) -> InputContainer:
+def _open_pictures(url: str, options: LiveOptions, files: HttpFiles) -> InputContainer:
     """Some cameras send bare JPEG pictures, or parts between boundaries of their own: this finds them in anything."""
-    container = _av_open(url, options, "mjpeg", _HTTP | {"protocol_whitelist": _PROTOCOLS[urlsplit(url).scheme]})
+    container = _av_open(url, options, "mjpeg", _HTTP, files)
     if not any(stream.codec_context.width for stream in container.streams.video):
         container.close()
         raise av.InvalidDataError(0, "no picture found")
@@ -205,6 +202,14 @@ def _media(container: InputContainer, address: Address, options: LiveOptions) ->
     name, rtsp = container.format.name, _is_rtsp(address)
     finite = not rtsp and bool(container.duration)
     return Media(container, video, name not in _UNTIMED, from_zero=rtsp, finite=finite, paced=finite or name == "hls")
+
+
+def _distrusted(address: Address, options: LiveOptions) -> SourceError | None:
+    """FFmpeg says of a certificate that it does not trust no more than that it could not connect."""
+    if address.kind != "rtsps" or address.host is None:
+        return None
+    why = why_distrusted(address.host, address.port or _RTSPS_PORT, options)
+    return SourceError(f"{address}: {why}", lasting=True) if why else None
 
 
 def _is_rtsp(address: Address) -> bool:

@@ -31,8 +31,8 @@ class NetworkSource:
     Frames are held back after damage until the next key frame. Those of HLS and of files come when they are due,
     since they are read in bursts. `pts` of MJPEG over HTTP, which carries no times, is that of arrival.
 
-    Of HTTPS and RTSPS, certificates are not checked: cameras sign their own. Over HTTP no proxy is used; redirects and
-    playlists may lead to the host of the address and to public hosts, not to others inside. Encrypted HLS is refused.
+    Over HTTP no proxy is used; redirects and playlists may lead to the host of the address and to public hosts, not to
+    others inside. Encrypted HLS is refused.
     """
 
     live: Final = True

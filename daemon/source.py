@@ -52,6 +52,8 @@ class LiveOptions:
     transport: how RTP packets travel.
     max_pixels: greatest width times height of a frame.
     deinterlace: whether interlaced frames are made progressive.
+    tls_verify: whether the certificate of an encrypted connection must be trusted.
+    tls_ca_file: path of the certificates to trust, PEM; empty for those that this host trusts.
     """
 
     timeout_s: float = 5.0
@@ -59,6 +61,8 @@ class LiveOptions:
     transport: Literal["tcp", "udp"] = "tcp"
     max_pixels: int = 8192 * 8192
     deinterlace: bool = False
+    tls_verify: bool = True
+    tls_ca_file: str = ""
 
 
 class LiveSource(Source, Protocol):

@@ -33,6 +33,8 @@ def open_source(config: StreamConfig, status: StreamStatus) -> Source:
         transport=config.transport,
         max_pixels=config.max_pixels,
         deinterlace=config.deinterlace,
+        tls_verify=config.tls_verify,
+        tls_ca_file=config.tls_ca_file,
     )
     retry = Retry(config.retry_min_s, config.retry_max_s, config.retry_attempts)
     return Persistent(lambda on_state: _attempt(config, options, on_state), retry=retry, status=status)

@@ -6,7 +6,6 @@ Knows no frames: it hands over RTP and RTCP packets as they come.
 from __future__ import annotations
 
 import contextlib
-import ssl
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -15,12 +14,14 @@ from typing import Final, Literal
 
 from ..address import Address
 from ..errors import SourceError
+from ..source import LiveOptions
+from ..tls import client_context
 from .auth import Login, best_challenge
 from .connection import Connection, Sockets, Stop, resolve
 from .errors import RtspError
 from .messages import Answer, Interleaved, Message, MessageParser, ServerRequest, interleaved, refusal, request
 from .sdp import VideoTrack, address_of, first_video
-from .transport import Agreed, Transport, agreed, asked
+from .transport import Agreed, agreed, asked
 from .udp import UdpPair
 
 USER_AGENT: Final = "deblurd"
@@ -56,15 +57,14 @@ class RtspClient:
     """Opens a session, keeps it alive and ends it.
 
     One thread uses it; `stop` lets another one end whatever it waits for, with StoppedError. Everything raises
-    RtspError where the session cannot go on. open_timeout_s: seconds from the first packet until the camera plays.
-    verify: the certificate of an rtsps server must be one that this host trusts.
+    RtspError where the session cannot go on, and SourceError if there is no way to check certificates.
+    `options.open_timeout_s` counts from the first packet until the camera plays.
     """
 
-    def __init__(
-        self, address: Address, stop: Stop, *, transport: Transport, open_timeout_s: float, verify: bool = True
-    ) -> None:
-        self._address, self._stop, self._transport, self._verify = address, stop, transport, verify
-        self._timeout_s, self._until = open_timeout_s, time.monotonic() + open_timeout_s
+    def __init__(self, address: Address, stop: Stop, options: LiveOptions) -> None:
+        self._address, self._stop, self._options = address, stop, options
+        self._transport, self._timeout_s = options.transport, options.open_timeout_s
+        self._until = time.monotonic() + options.open_timeout_s
         self._sockets = Sockets(stop)
         self._connection = Connection(self._sockets)
         self._udp: UdpPair | None = None
@@ -164,10 +164,7 @@ class RtspClient:
         self._connection.open(resolve(address.host, port, self._stop, self._until), self._until)
         self._peer: str = self._connection.socket.getpeername()[0]
         if address.kind == "rtsps":
-            context = ssl.create_default_context()
-            if not self._verify:
-                context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-            self._connection.secure(address.host, context, self._until)
+            self._connection.secure(address.host, client_context(self._options), self._until)
 
     def _set_up(self, track: VideoTrack) -> None:
         if self._transport == "udp":

@@ -17,6 +17,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final
 
+from ..tls import distrusted
 from .errors import RtspError, StoppedError
 
 _CHUNK: Final = 64 * 1024
@@ -168,9 +169,7 @@ class Connection:
             except ssl.SSLWantWriteError:
                 self._wait_for(selectors.EVENT_WRITE, until, _NO_TLS)
             except ssl.SSLCertVerificationError as error:
-                raise RtspError(
-                    f"the server's certificate must be one that is trusted ({error.verify_message})"
-                ) from None
+                raise RtspError(distrusted(error.verify_message), lasting=True) from None
             except OSError as error:
                 raise RtspError(f"the server must speak TLS, got an error ({_why(error)})") from None
             else:

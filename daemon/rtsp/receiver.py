@@ -32,12 +32,12 @@ class Receiver:
     Whoever makes it must `start` it, and in the end `stop` and `join` it.
     """
 
-    def __init__(self, address: Address, options: LiveOptions, *, stream: str, verify: bool) -> None:
+    def __init__(self, address: Address, options: LiveOptions, *, stream: str) -> None:
         self.units: Channel[AccessUnit] = Channel(_MOST_WAITING, "drop_oldest")
         self.error: Exception | None = None
         self.track: VideoTrack | None = None
         """What the access units are of; there before the first."""
-        self._address, self._options, self._verify = address, options, verify
+        self._address, self._options = address, options
         self._assembly: Assembly | None = None
         self._stop = Stop()
         self._thread = threading.Thread(target=self._run, name=f"rtsp {stream}")
@@ -75,13 +75,7 @@ class Receiver:
 
     def _receive(self) -> None:
         options = self._options
-        client = RtspClient(
-            self._address,
-            self._stop,
-            transport=options.transport,
-            open_timeout_s=options.open_timeout_s,
-            verify=self._verify,
-        )
+        client = RtspClient(self._address, self._stop, options)
         try:
             self.track = client.open()
             self._assembly = Assembly(self.track, reorder=options.transport == "udp")

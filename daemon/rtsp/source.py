@@ -30,8 +30,6 @@ class RtspSource:
 
     Access units are decoded as soon as their last packet is there. Where decoding and converting is too slow for the
     camera, old frames are only decoded (`seq` counts them), so that those that are yielded stay young.
-
-    verify: the certificate of an rtsps camera must be one that this host trusts. Most cameras sign their own.
     """
 
     live: Final = True
@@ -44,10 +42,8 @@ class RtspSource:
         *,
         stream: str,
         on_state: Callable[[Progress], None] = lambda _: None,
-        verify: bool = False,
     ) -> None:
         self._address, self._options, self._stream, self._on_state = address, options, stream, on_state
-        self._verify = verify
         self._lock = threading.Lock()
         self._closed = False
         self._receiver: Receiver | None = None
@@ -76,9 +72,7 @@ class RtspSource:
             with self._lock:
                 if self._closed:
                     return
-                self._receiver = receiver = Receiver(
-                    self._address, self._options, stream=self._stream, verify=self._verify
-                )
+                self._receiver = receiver = Receiver(self._address, self._options, stream=self._stream)
             self._on_state("connecting")
             receiver.start()
             try:

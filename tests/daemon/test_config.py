@@ -120,6 +120,7 @@ def test_the_command_line_overrides_the_file(tmp_path: Path) -> None:
         ),
         ({"source": "rtsps://h/1", "transport": "udp"}, "'streams.0.transport' must be tcp for rtsps"),
         ({"source": "rtsp://h/1", "transport": "udp", "client": "ffmpeg"}, "'streams.0.client' must be rtp (or auto)"),
+        ({"source": "rtsp://h/1", "tls_verify": False}, "'streams.0.tls_verify' is for rtsps and https"),
         ({"source": "http://h/1", "transport": "udp"}, "'streams.0.transport' is for rtsp addresses"),
         ({"source": "rtsp://h/1", "overload": "drop"}, "'streams.0.overload' must be 'auto', 'newest' or 'block'"),
     ],

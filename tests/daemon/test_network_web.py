@@ -202,7 +202,7 @@ def test_https_never_leads_to_http(tmp_path):
     with WebServer({"/cam": MJPEG["/as it should be"]}) as plain:
         moved = Answer(status=302, headers={"Location": plain.url("/cam")})
         with WebServer({"/cam": moved}, tls=self_signed(tmp_path)) as server:
-            refusal(server.url("/cam", "cam:s3cret"))
+            refusal(server.url("/cam", "cam:s3cret"), LiveOptions(tls_verify=False))
         assert plain.requests == []
 
 
@@ -210,7 +210,9 @@ def test_http_may_lead_to_https(tmp_path):
     with WebServer({"/cam": MJPEG["/as it should be"]}, tls=self_signed(tmp_path)) as safe:
         moved = Answer(status=302, headers={"Location": safe.url("/cam")})
         with WebServer({"/cam": moved}) as server:
-            assert numbers(take(5, server.url("/cam"))) == list(range(5))
+            unchecked = LiveOptions(tls_verify=False)
+            assert numbers(take(5, server.url("/cam"), unchecked)) == list(range(5))
+            assert "the certificate is not trusted" in refusal(server.url("/cam"))
 
 
 def test_a_redirect_leads_to_no_other_host_inside():
