@@ -16,10 +16,12 @@ One part, because a socket with CONFLATE keeps only the last part of a message.
 from __future__ import annotations
 
 import json
+import math
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import zmq
@@ -33,6 +35,8 @@ MAX_TOPIC = 255
 MAX_HEADER = 1 << 16
 
 Buffer = bytes | bytearray | memoryview
+Encoding = Literal["raw", "jpeg", "shared"]
+PixelFormat = Literal["rgb24", "bgr24", "gray8"]
 
 # Finds a peer whose host went away. ZeroMQ's own heartbeats are not for frames: one that takes longer than their
 # timeout counts as a dead peer, and a socket whose queue is full aborts its process (libzmq issues 4364, 4767).
@@ -48,6 +52,10 @@ class WireError(ValueError):
     """A message is not of this format, or of a newer one."""
 
 
+class VersionError(WireError):
+    """A message is of a newer version of this format."""
+
+
 @dataclass(frozen=True)
 class Message:
     """A message taken apart; `payload` is a view of the bytes it came in."""
@@ -57,17 +65,39 @@ class Message:
     payload: memoryview
 
 
+@dataclass(frozen=True)
+class Segment:
+    """Where the pixels of a frame lie in shared memory: `size` bytes from `offset` of `file`, on loan as `token`."""
+
+    file: str
+    offset: int
+    size: int
+    token: int
+
+
+def raw_shape(height: int, width: int, pixel_format: PixelFormat) -> tuple[int, ...]:
+    """Of an array of uncompressed pixels, uint8: (H, W, 3), or (H, W) for gray."""
+    return (height, width) if pixel_format == "gray8" else (height, width, 3)
+
+
 def topic_bytes(stream: str) -> bytes:
     """What to subscribe to for `stream`, terminator included. WireError for a name that cannot be a topic."""
-    name = stream.encode()
-    if not 1 <= len(name) <= MAX_TOPIC or b"\0" in name:
-        raise WireError(f"a stream's name must be 1 to {MAX_TOPIC} bytes without NUL, got {stream!r}")
+    name = stream.encode(errors="replace")
+    taken = b"\0" in name or name == b"\1"  # the end, and the topic of answers
+    if name.decode() != stream or not 1 <= len(name) <= MAX_TOPIC or taken:
+        raise WireError(f"a stream's name must be 1 to {MAX_TOPIC} bytes of UTF-8 without NUL, got {stream!r}")
     return name + b"\0"
 
 
-def frame_header(frame: Frame, publication: Publication, encoding: str) -> dict[str, Any]:
-    """The header of a frame; field by field what `Frame` and `Publication` say."""
-    return {
+def frame_header(
+    frame: Frame,
+    publication: Publication,
+    encoding: Literal["raw", "jpeg"],
+    pixel_format: PixelFormat = "rgb24",
+    segment: Segment | None = None,
+) -> dict[str, Any]:
+    """The header of a frame; field by field what `Frame` and `Publication` say. With `segment`, pixels lie there."""
+    fields = {
         "version": VERSION,
         "kind": "frame",
         "stream": frame.stream,
@@ -87,12 +117,13 @@ def frame_header(frame: Frame, publication: Publication, encoding: str) -> dict[
         "drops": frame.drops,
         "width": frame.width,
         "height": frame.height,
-        "pixel_format": "rgb24",
-        "encoding": encoding,
+        "pixel_format": pixel_format,
+        "encoding": "shared" if segment else encoding,
         "colour": [frame.colour.primaries, frame.colour.transfer, frame.colour.matrix, int(frame.colour.full_range)],
         "sample_aspect_ratio": [frame.sample_aspect_ratio.numerator, frame.sample_aspect_ratio.denominator],
         "rotation": frame.rotation,
     }
+    return fields if segment is None else {**fields, "shared": vars(segment)}
 
 
 def pack_head(topic: bytes, header: dict[str, Any], size: int | None = None) -> bytes:
@@ -128,22 +159,32 @@ def unpack(data: Buffer) -> Message:
         raise WireError(f"a header must be a JSON object in UTF-8 ({error})") from error
     if not isinstance(header, dict):
         raise WireError(f"a header must be a JSON object, got {type(header).__name__}")
-    version = header.get("version")
-    if type(version) is not int or version < 1:
-        raise WireError(f"'version' must be a whole number from 1, got {version!r}")
-    if version > VERSION:
-        raise WireError(f"the publisher speaks wire format {version}, this client {VERSION}: update the client")
+    if version(header) > VERSION:
+        raise VersionError(
+            f"the publisher speaks wire format {version(header)}, this client {VERSION}: update the client"
+        )
     payload = view[min(len(view), -(-(begin + length) // ALIGNMENT) * ALIGNMENT) :]
     return Message(topic, header, payload)
 
 
+def version(header: Mapping[str, Any]) -> int:
+    """The version that a message says it is of."""
+    number = header.get("version")
+    if type(number) is not int or number < 1:
+        raise WireError(f"'version' must be a whole number from 1, got {number!r}")
+    return number
+
+
 def to_frame(message: Message) -> Frame:
-    """The frame of a message of kind `frame`; raw pixels are a read-only view. WireError for a malformed one."""
+    """The frame of a message of kind `frame`, in RGB. WireError for a malformed one.
+
+    Raw pixels are a read-only view of the payload, whatever their format: of `bgr24`, `pixels[..., ::-1]` is the
+    contiguous array that was sent; of `gray8`, `pixels[..., 0]` is. A message with a segment needs the bytes that lie
+    there as its payload.
+    """
     header = message.header
     try:
         width, height = _count(header["width"]), _count(header["height"])
-        if header["pixel_format"] != "rgb24":
-            raise WireError(f"'pixel_format' must be rgb24, got {header['pixel_format']!r}")
         primaries, transfer, matrix, full_range = header["colour"]
         return Frame(
             stream=str(header["stream"]),
@@ -154,7 +195,7 @@ def to_frame(message: Message) -> Frame:
             clock="sender" if header["clock"] == "sender" else "arrival",
             arrived_ns=int(header["arrived_ns"]),
             epoch=int(header["epoch"]),
-            pixels=_pixels(header["encoding"], message.payload, height, width),
+            pixels=_pixels(header["encoding"], header["pixel_format"], message.payload, height, width),
             colour=Colour(int(primaries), int(transfer), int(matrix), bool(full_range)),
             sample_aspect_ratio=Fraction(*map(int, header["sample_aspect_ratio"])),
             rotation=int(header["rotation"]),
@@ -168,12 +209,43 @@ def to_frame(message: Message) -> Frame:
                 published_unix_ns=int(header["published_unix_ns"]),
             ),
         )
-    except KeyError as error:
-        raise WireError(f"a frame's header must hold {error.args[0]!r}") from error
-    except (TypeError, ValueError, ArithmeticError, AttributeError) as error:
-        if isinstance(error, WireError):
-            raise
-        raise WireError(f"a frame's header holds a value of the wrong kind ({error})") from error
+    except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
+        raise malformed("a frame's header", error) from error
+
+
+def to_segment(message: Message) -> Segment | None:
+    """Where the pixels of a frame lie, if that is not in the message. WireError for a malformed place."""
+    if message.header.get("encoding") != "shared":
+        return None
+    try:
+        place = message.header["shared"]
+        numbers = [whole(name, place[name]) for name in ("offset", "size", "token")]
+        return Segment(file_name(place["file"]), *numbers)
+    except (KeyError, TypeError) as error:
+        raise malformed("'shared'", error) from error
+
+
+def malformed(what: str, error: Exception) -> WireError:
+    """What to raise for `error`, which reading a field of `what` led to."""
+    if isinstance(error, WireError):
+        return error
+    if isinstance(error, KeyError):
+        return WireError(f"{what} must hold {error.args[0]!r}")
+    return WireError(f"{what} holds a value of the wrong kind ({error})")
+
+
+def whole(name: str, value: object) -> int:
+    """`value`, if it is a number that can be a token, an offset or a size."""
+    if type(value) is not int or not 0 <= value < 1 << 53:  # what every language's numbers hold exactly
+        raise WireError(f"{name!r} must hold whole numbers from 0 to 2^53, got {value!r}")
+    return value
+
+
+def file_name(value: object) -> str:
+    """`value`, if it names a file of a daemon: a message must not lead a client to any other."""
+    if not isinstance(value, str) or not value.startswith("deblurd-") or "/" in value or "\0" in value:
+        raise WireError(f"a file in shared memory must be named deblurd-..., got {value!r}")
+    return value
 
 
 def _count(value: object) -> int:
@@ -182,27 +254,40 @@ def _count(value: object) -> int:
     return value
 
 
-def _pixels(encoding: object, payload: memoryview, height: int, width: int) -> NDArray[np.uint8]:
-    if encoding == "raw":
-        if len(payload) != height * width * 3:
-            raise WireError(f"a raw payload of {width}x{height} must be {height * width * 3} bytes, got {len(payload)}")
-        pixels = np.frombuffer(payload, np.uint8).reshape(height, width, 3)
-        pixels.flags.writeable = False
-        return pixels
-    if encoding == "jpeg":
-        pixels = _decode_jpeg(payload)
-        if pixels.shape != (height, width, 3):
-            raise WireError(f"a JPEG payload must be {width}x{height}, got {pixels.shape[1]}x{pixels.shape[0]}")
-        return pixels
-    raise WireError(f"'encoding' must be raw or jpeg, got {encoding!r}")
+def _pixels(encoding: object, pixel_format: object, payload: memoryview, height: int, width: int) -> NDArray[np.uint8]:
+    if pixel_format not in get_args(PixelFormat):
+        raise WireError(f"'pixel_format' must be rgb24, bgr24 or gray8, got {pixel_format!r}")
+    shape = raw_shape(height, width, pixel_format)  # type: ignore[arg-type]
+    if encoding in ("raw", "shared"):
+        size = math.prod(shape)
+        if len(payload) != size:
+            raise WireError(f"a raw payload of {width}x{height} must be {size} bytes, got {len(payload)}")
+        pixels = np.frombuffer(payload, np.uint8).reshape(shape)
+    elif encoding == "jpeg":
+        pixels = _decode_jpeg(payload, shape, pixel_format)
+    else:
+        raise WireError(f"'encoding' must be raw, jpeg or shared, got {encoding!r}")
+    if pixel_format == "gray8":
+        pixels = np.broadcast_to(pixels[..., None], (height, width, 3))
+    elif pixel_format == "bgr24":
+        pixels = pixels[..., ::-1]
+    pixels.flags.writeable = False
+    return pixels
 
 
-def _decode_jpeg(payload: memoryview) -> NDArray[np.uint8]:
+def _decode_jpeg(payload: memoryview, shape: tuple[int, ...], pixel_format: object) -> NDArray[np.uint8]:
     try:
         import cv2  # only here: a client of raw frames does without it
     except ImportError as error:
         raise WireError("frames encoded as JPEG need the package opencv-python-headless") from error
-    bgr = cv2.imdecode(np.frombuffer(payload, np.uint8), cv2.IMREAD_COLOR) if len(payload) else None
-    if bgr is None:
+    flags = cv2.IMREAD_GRAYSCALE if pixel_format == "gray8" else cv2.IMREAD_COLOR
+    # A frame is turned by its header, and not once more by what a JPEG file may say.
+    flags |= cv2.IMREAD_IGNORE_ORIENTATION
+    data = cv2.imdecode(np.frombuffer(payload, np.uint8), flags) if len(payload) else None
+    if data is None:
         raise WireError("a JPEG payload does not decode")
-    return np.ascontiguousarray(bgr[..., ::-1], dtype=np.uint8)
+    if data.shape != shape:
+        raise WireError(f"a JPEG payload must be {shape[1]}x{shape[0]}, got {data.shape[1]}x{data.shape[0]}")
+    if pixel_format == "rgb24":
+        cv2.cvtColor(data, cv2.COLOR_BGR2RGB, data)
+    return np.asarray(data, np.uint8)

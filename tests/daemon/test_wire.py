@@ -8,6 +8,7 @@ import struct
 from dataclasses import replace
 from fractions import Fraction
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -86,7 +87,7 @@ def test_a_topic_ends_so_that_no_other_stream_matches_it() -> None:
     assert not wire.topic_bytes("cam10").startswith(wire.topic_bytes("cam1"))
 
 
-@pytest.mark.parametrize("name", ["", "a\0b", "x" * 256])
+@pytest.mark.parametrize("name", ["", "a\0b", "x" * 256, "\1"])
 def test_a_name_that_cannot_be_a_topic_is_refused(name: str) -> None:
     with pytest.raises(wire.WireError, match="1 to 255 bytes"):
         wire.topic_bytes(name)
@@ -114,9 +115,11 @@ def test_a_received_frame_cannot_be_written_to() -> None:
         ({"width": -1}, "1 to 65536, got -1"),
         ({"width": 1 << 40}, "1 to 65536"),
         ({"width": True}, "1 to 65536, got True"),
-        ({"encoding": "png"}, "raw or jpeg, got 'png'"),
+        ({"encoding": "png"}, "raw, jpeg or shared, got 'png'"),
         ({"encoding": "jpeg"}, "does not decode"),
-        ({"pixel_format": "bgr24"}, "must be rgb24, got 'bgr24'"),
+        ({"pixel_format": "yuv420p"}, "must be rgb24, bgr24 or gray8, got 'yuv420p'"),
+        ({"pixel_format": "gray8"}, "must be 8 bytes, got 24"),
+        ({"pixel_format": []}, "must be rgb24, bgr24 or gray8"),
         ({"time_base": [1, 0]}, "wrong kind"),
         ({"time_base": "fast"}, "wrong kind"),
         ({"seq": None}, "wrong kind"),
@@ -134,6 +137,74 @@ def test_a_missing_header_field_is_named() -> None:
     del header["epoch"]
     with pytest.raises(wire.WireError, match="must hold 'epoch'"):
         wire.to_frame(wire.unpack(message(header)))
+
+
+def test_bgr_pixels_are_rgb_without_a_copy_and_contiguous_again_the_other_way_round() -> None:
+    frame = wire.to_frame(wire.unpack(message(pixel_format="bgr24")))
+    sent = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
+    np.testing.assert_array_equal(frame.pixels, sent[..., ::-1])
+    assert frame.pixels[..., ::-1].flags.c_contiguous
+    assert not frame.pixels.flags.writeable
+
+
+def test_gray_pixels_are_rgb_without_a_copy_and_contiguous_in_one_channel() -> None:
+    values = {**json.loads(HEADER), "pixel_format": "gray8"}
+    frame = wire.to_frame(wire.unpack(wire.pack_head(b"cam1\0", values) + bytes(range(8))))
+    np.testing.assert_array_equal(frame.pixels, np.arange(8).reshape(2, 4, 1).repeat(3, axis=2))
+    assert frame.pixels[..., 0].flags.c_contiguous
+    assert not frame.pixels.flags.writeable
+
+
+@pytest.mark.parametrize(
+    ("pixel_format", "flags"), [("rgb24", cv2.IMREAD_COLOR_RGB), ("bgr24", cv2.IMREAD_COLOR_RGB), ("gray8", 0)]
+)
+def test_a_jpeg_is_rgb_whatever_its_pixel_format(pixel_format: str, flags: int) -> None:
+    ramp = np.linspace(0, 255, 64 * 48 * 3).reshape(48, 64, 3).astype(np.uint8)
+    jpeg = cv2.imencode(".jpg", ramp)[1]
+    values = {**json.loads(HEADER), "encoding": "jpeg", "pixel_format": pixel_format, "width": 64, "height": 48}
+    frame = wire.to_frame(wire.unpack(wire.pack_head(b"cam1\0", values) + jpeg.tobytes()))
+    expected = cv2.imdecode(jpeg, flags)
+    assert frame.pixels.shape == (48, 64, 3)
+    np.testing.assert_array_equal(frame.pixels, expected if flags else expected[..., None].repeat(3, axis=2))
+
+
+def test_a_frame_in_shared_memory_becomes_these_bytes_and_the_place_again() -> None:
+    segment = wire.Segment("deblurd-run-1", 128, 24, 5)
+    head = wire.pack_head(b"cam1\0", wire.frame_header(FRAME, PUBLICATION, "raw", segment=segment))
+    shared = HEADER.replace(b'"raw"', b'"shared"')[:-1]
+    shared += b',"shared":{"file":"deblurd-run-1","offset":128,"size":24,"token":5}}'
+    literal = b"cam1\0" + struct.pack("<I", len(shared)) + shared
+    assert head == literal + bytes(-len(literal) % 64)
+    received = wire.unpack(head)
+    assert wire.to_segment(received) == segment
+    there = replace(received, payload=memoryview(bytes(range(24))))
+    np.testing.assert_array_equal(wire.to_frame(there).pixels, FRAME.pixels)
+
+
+def test_a_frame_whose_pixels_are_in_its_message_has_no_place_elsewhere() -> None:
+    assert wire.to_segment(wire.unpack(LITERAL)) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"file": "../etc/passwd"}, "must be named deblurd-"),
+        ({"file": "deblurd-/../../etc/passwd"}, "must be named deblurd-"),
+        ({"offset": -1}, "'offset' must hold whole numbers"),
+        ({"size": 1 << 60}, "'size' must hold whole numbers"),
+        ({"token": "5"}, "'token' must hold whole numbers"),
+    ],
+)
+def test_a_malformed_place_in_shared_memory_is_refused(changes: dict[str, object], reason: str) -> None:
+    place = {"file": "deblurd-run-1", "offset": 0, "size": 24, "token": 5, **changes}
+    with pytest.raises(wire.WireError, match=reason):
+        wire.to_segment(wire.unpack(message(encoding="shared", shared=place)))
+
+
+@pytest.mark.parametrize("shared", [None, [], {}, 7])
+def test_a_missing_place_in_shared_memory_is_refused(shared: object) -> None:
+    with pytest.raises(wire.WireError):
+        wire.to_segment(wire.unpack(message(encoding="shared", shared=shared)))
 
 
 @given(st.binary(max_size=400))
