@@ -85,7 +85,7 @@ def _engines() -> Iterator[Check]:
     except EngineError as error:
         yield Check("engine", False, str(error), "pip install --force-reinstall openvino", required=True)
         return
-    import openvino as ov
+    from engine.openvino import openvino as ov
 
     core = ov.Core()
     for device in core.available_devices:

@@ -226,3 +226,16 @@ def test_a_kept_graph_that_the_driver_refuses_is_compiled(tmp_path: Path) -> Non
     frames, read = picture(1, 16, 16), graph(models.brighten_onnx(), (1, 16, 16))
     compiled = compile_kept(ov.Core(), read, "CPU", compute_in("f32"), Foreign(tmp_path / "cache"), {"graph": "x"})
     np.testing.assert_array_equal(computed(compiled, frames), models.brightened(frames))
+
+
+def test_nobody_is_told_that_openvino_is_used() -> None:
+    """Neither over the network nor through a child process: importing OpenVINO by itself forks one that does."""
+    script = """
+import sys, threading
+sys.addaudithook(lambda event, _: event in ("os.fork", "os.posix_spawn", "subprocess.Popen") and print(event))
+from engine.backends import open_engine
+open_engine("openvino", "fast").close()
+print([thread.name for thread in threading.enumerate() if thread is not threading.main_thread()])
+"""
+    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert answer.stdout == "[]\n"
