@@ -11,9 +11,8 @@ What the monitor of a client's socket tells when the client is refused (libzmq 4
 | --- | --- | --- | --- |
 | its key is not on the list | AUTH | 400 | gives up |
 | too many connections | AUTH | 500 | gives up |
-| it has keys, the daemon has none | PROTOCOL | 0x11000002 | gives up |
-| it has none, the daemon has: if it sees that first | PROTOCOL | 0x11000002 | gives up |
-| it has none, the daemon has: if the daemon does | NO_DETAIL | EPIPE or ECONNRESET | tries again |
+| one has keys, the other has none: the client sees it first | PROTOCOL | 0x11000002 | gives up |
+| one has keys, the other has none: the daemon sees it first | NO_DETAIL | EPIPE or ECONNRESET | tries again |
 | it expects another server's key | NO_DETAIL | EPIPE or ECONNRESET | tries again |
 | the other end stays silent for HANDSHAKE_IVL | NO_DETAIL | EAGAIN | tries again |
 
@@ -193,4 +192,4 @@ class Handshakes:
     def _shut_out(self) -> str:
         if self._keys is None:
             return "it wants keys, got none: make some with `deblurd keys new` (or it is no deblurd)"
-        return f"its public key is not {self._keys.server} (or it is no deblurd)"
+        return f"its public key is not {self._keys.server}, or it has no keys (or it is no deblurd)"

@@ -84,11 +84,9 @@ def test_new_keys_in_a_folder_need_a_name(tmp_path: Path) -> None:
 def test_a_secret_that_others_may_open_is_refused_in_one_line(tmp_path: Path, open_to: int) -> None:
     _, secret = new_keys(tmp_path / "daemon")
     secret.chmod(open_to)
-    with pytest.raises(
-        KeysError, match=rf"must be closed to others \(chmod 600 .*\), got mode {open_to:04o}$"
-    ) as error:
+    with pytest.raises(KeysError) as error:
         Keys.load(secret)
-    assert keys.secret not in str(error.value)
+    assert str(error.value) == f"{secret}: must be closed to others (chmod 600 {secret}), got mode {open_to:04o}"
 
 
 def test_a_secret_shows_in_no_text(tmp_path: Path) -> None:
@@ -214,7 +212,7 @@ def test_one_client_too_many_is_told_so(tmp_path: Path, daemon: Keys, with_keys:
 def test_a_client_with_another_servers_key_is_told_so(tmp_path: Path, daemon: Keys) -> None:
     other = make(tmp_path, "other")
     line = first_refusal(Server(daemon, b"200"), make(tmp_path, "client", other))
-    assert line == f"its public key is not {other.public} (or it is no deblurd)"
+    assert line == f"its public key is not {other.public}, or it has no keys (or it is no deblurd)"
 
 
 @pytest.mark.parametrize("attempt", range(5))  # either end may be the first to see it
@@ -224,9 +222,11 @@ def test_a_client_without_keys_is_told_that_it_needs_some(daemon: Keys, attempt:
     assert line.startswith("it wants keys, got none: make some with `deblurd keys new`")
 
 
-def test_a_client_with_keys_is_told_that_the_daemon_has_none(tmp_path: Path, daemon: Keys) -> None:
+@pytest.mark.parametrize("attempt", range(5))
+def test_a_client_with_keys_is_told_that_the_daemon_has_none(tmp_path: Path, daemon: Keys, attempt: int) -> None:
     line = first_refusal(Server(None, b"200"), make(tmp_path, "client", daemon))
-    assert line == "it has no keys, got some: connect without them, or give it keys"
+    assert line is not None
+    assert "it has no keys" in line
 
 
 def test_a_daemon_that_ends_in_a_handshake_is_no_refusal() -> None:
