@@ -1,0 +1,249 @@
+"""One endpoint of the daemon: a socket for those who subscribe, and beside it a desk for those who ask.
+
+Knows sockets; nothing of where frames come from or how they are encoded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import zmq
+
+from . import control, wire
+from .control import Welcome
+from .desk import Desk
+from .errors import SinkError
+from .parcel import Format, Parcel
+
+TICK_MS = 200
+"""How often the desk looks for clients that have gone silent."""
+LINGER_S = 0.5
+"""How long `close` goes on delivering."""
+PORTS_TRIED = 100
+
+
+@dataclass(frozen=True)
+class PublisherOptions:
+    """How frames are published at one endpoint.
+
+    high_water_mark: frames of each stream that may wait for a slow subscriber before the next ones pass it by;
+    each keeps its buffer, so this bounds the memory too.
+    streams: how many streams there will be; a subscriber of all of them has one queue for all.
+    encoding: `raw` pixels of `pixel_format`, or `jpeg` of `jpeg_quality` 1 to 100.
+    control: where clients ask; `auto` is the next port, or PATH.control.
+    shared_memory: clients on this host may read raw frames where they lie.
+    max_clients: who may ask for frames at a time.
+    """
+
+    high_water_mark: int = 2
+    streams: int = 1
+    encoding: Literal["raw", "jpeg"] = "raw"
+    jpeg_quality: int = 90
+    pixel_format: wire.PixelFormat = "rgb24"
+    control: str = "auto"
+    shared_memory: bool = True
+    max_clients: int = 64
+
+    @property
+    def format(self) -> Format:
+        return Format(self.pixel_format, self.encoding, self.jpeg_quality if self.encoding == "jpeg" else 90)
+
+
+class Outlet:
+    """Bound sockets and the thread that answers at them. SinkError if an address cannot be had.
+
+    `changed` is notified when somebody begins or ends to want frames. A client that is too slow misses frames; nobody
+    else waits for it. Threads may share an outlet.
+    """
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        address: str,
+        options: PublisherOptions,
+        welcome: Callable[[], Welcome],
+        changed: threading.Condition,
+    ) -> None:
+        self.options, self.format = options, options.format
+        self._changed = changed
+        self._subscribed: dict[bytes, int] = {}
+        self._lock = threading.Lock()
+        self._closing_s: float | None = None
+        self._error: Exception | None = None
+        # XPUB tells who subscribes; VERBOSER, each of them and not only the first of a topic.
+        self._socket = context.socket(zmq.XPUB)
+        self._socket.setsockopt(zmq.XPUB_VERBOSER, 1)
+        self._socket.setsockopt(zmq.SNDHWM, options.high_water_mark * options.streams)
+        self._requests = context.socket(zmq.ROUTER)
+        self._requests.setsockopt(zmq.ROUTER_MANDATORY, 1)  # tells when a client has gone
+        self._requests.setsockopt(zmq.SNDHWM, 4)  # of these, one at most is a frame, if the client reads
+        self._requests.setsockopt(zmq.RCVHWM, 16)
+        for each in (self._socket, self._requests):
+            each.setsockopt(zmq.MAXMSGSIZE, control.MAX_REQUEST)
+            each.setsockopt(zmq.LINGER, round(LINGER_S * 1000))
+            for option, value in wire.TCP_KEEPALIVE:
+                each.setsockopt(option, value)
+        try:
+            self.address, self.control = _bind_both(self._socket, self._requests, address, options.control)
+            """Where they are bound; a port that was `*` has its number here."""
+        except SinkError:
+            self._socket.close(0)
+            self._requests.close(0)
+            raise
+        self.desk = Desk(self._requests, self.control, welcome, options.max_clients)
+        self._waker, self._woken = socket.socketpair()
+        self._waker.setblocking(False)
+        self._thread = threading.Thread(target=self._serve, name=f"serve {self.address}")
+        self._thread.start()
+
+    def wants(self, topic: bytes, stream: str) -> bool:
+        """Somebody receives `stream`, whose topic is `topic`."""
+        with self._lock:
+            self._read_subscriptions()
+            subscribed = any(topic.startswith(prefix) for prefix in self._subscribed)
+        return subscribed or self.desk.wants(stream)
+
+    def wants_shared(self, stream: str) -> bool:
+        """Somebody reads the frames of `stream` in shared memory."""
+        return self.options.shared_memory and self.options.encoding == "raw" and self.desk.wants_shared(stream)
+
+    @property
+    def receivers(self) -> int:
+        """Subscriptions, and clients that ask."""
+        with self._lock:
+            return sum(self._subscribed.values()) + len(self.desk)
+
+    def send(self, parcel: Parcel) -> None:
+        """Deliver a frame to all who want it; never waits. SinkError if the outlet is closed, or broke."""
+        if self._error is not None:
+            raise SinkError(f"nobody answers at {self.control!r} any more: {self._error}") from self._error
+        with self._lock:
+            if self._socket.closed:
+                raise SinkError("the publisher is closed")
+            self._socket.send(parcel.message, copy=False)
+        if self.desk.offer(parcel):
+            self._wake()
+
+    def _wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):  # as awake as can be
+            self._waker.send(b"\0")
+
+    def _serve(self) -> None:
+        try:
+            poller = zmq.Poller()
+            # The file descriptor: the socket itself may be used under the lock only.
+            for each in (self._requests, self._woken, self._socket.getsockopt(zmq.FD)):
+                poller.register(each, zmq.POLLIN)
+            receivers = 0
+            while not self._finished():
+                events = dict(poller.poll(TICK_MS if self._closing_s is None else 10))
+                if self._woken.fileno() in events:
+                    self._woken.recv(4096)
+                with self._lock:
+                    self._read_subscriptions()
+                self.desk.serve()
+                if self.receivers != receivers:
+                    receivers = self.receivers
+                    with self._changed:
+                        self._changed.notify_all()
+        except Exception as error:  # noqa: BLE001 - the thread's edge: the next frame's sender raises it
+            self._error = error
+
+    def _finished(self) -> bool:
+        closing_s = self._closing_s
+        return closing_s is not None and (self.desk.idle or time.monotonic() - closing_s > LINGER_S)
+
+    def _read_subscriptions(self) -> None:
+        while not self._socket.closed:
+            try:
+                event = self._socket.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            if event[:1] in (b"\0", b"\1"):
+                prefix, change = event[1:], 1 if event[:1] == b"\1" else -1
+                left = self._subscribed.get(prefix, 0) + change
+                if left > 0:
+                    self._subscribed[prefix] = left
+                else:
+                    self._subscribed.pop(prefix, None)
+
+    def stop(self) -> None:
+        """Begin to end: what was sent is still delivered for half a second at most."""
+        self._closing_s = time.monotonic()
+        self._wake()
+
+    def close(self) -> None:
+        """End; the addresses are free when the context has ended."""
+        self.stop()
+        self._thread.join()
+        with self._lock:
+            self._socket.close()
+        self._requests.close()
+        self._waker.close()
+        self._woken.close()
+
+    def remove_files(self) -> None:
+        """Remove the files of ipc endpoints, which libzmq leaves; called when the context has ended."""
+        for address in (self.address, self.control):
+            if path := _socket_file(address):
+                path.unlink(missing_ok=True)
+
+
+def _bind_both(
+    frames: zmq.Socket[bytes], requests: zmq.Socket[bytes], address: str, control_address: str
+) -> tuple[str, str]:
+    """Bind both, and say where; a port `*` is one that the control endpoint finds the next one free of."""
+    for attempt in range(PORTS_TRIED):
+        _bind(frames, address, f"cannot publish at {address!r}")
+        bound = frames.getsockopt_string(zmq.LAST_ENDPOINT)
+        try:
+            where = control.control_endpoint(bound) if control_address == "auto" else control_address
+            _bind(requests, where, f"cannot answer clients at {where!r} ('publish.control')")
+            return bound, requests.getsockopt_string(zmq.LAST_ENDPOINT)
+        except (SinkError, ValueError) as error:
+            if control_address != "auto" or not address.endswith(":*") or attempt == PORTS_TRIED - 1:
+                frames.close(0)
+                if path := _socket_file(bound):
+                    path.unlink(missing_ok=True)
+                raise SinkError(str(error)) from error
+            frames.unbind(bound)
+    raise AssertionError("unreachable")
+
+
+def _bind(each: zmq.Socket[bytes], address: str, failure: str) -> None:
+    try:
+        _refuse_to_replace(address)
+        each.bind(address)
+    except (zmq.ZMQError, OSError) as error:
+        reason = "the address is in use" if error.errno == zmq.EADDRINUSE else error.strerror or str(error)
+        raise SinkError(f"{failure}: {reason}") from error
+
+
+def _socket_file(endpoint: str) -> Path | None:
+    """The file of an ipc endpoint; None for others, and for names of Linux's abstract namespace."""
+    name = endpoint.removeprefix("ipc://")
+    return None if name == endpoint or name.startswith("@") else Path(name)
+
+
+def _refuse_to_replace(endpoint: str) -> None:
+    """OSError if an ipc path is taken: libzmq would delete whatever lies there, a live daemon's socket too."""
+    path = _socket_file(endpoint)
+    if path is None or not path.exists():
+        return
+    if not path.is_socket():
+        raise FileExistsError(errno.EEXIST, "a file of this name exists, and is no socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(os.fspath(path))
+        except OSError:
+            return  # left behind by a daemon that was killed
+    raise OSError(errno.EADDRINUSE, "the address is in use")
