@@ -6,10 +6,12 @@ that `deblurd run` never loads the training stage.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+import threading
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -83,7 +85,7 @@ def run(
     start_logging(settings.log.level)
     with stopping() as stop:
         failed = serve(settings, stop)
-    raise typer.Exit(1 if failed else 0)
+    _leave(1 if failed else 0)
 
 
 @app.command()
@@ -170,6 +172,16 @@ def doctor(
     else:
         Console().print(render(report))
     raise typer.Exit(0 if all(check.ok for check in report if check.required) else 1)
+
+
+def _leave(status: int) -> NoReturn:
+    """End at once where a reader was left behind in FFmpeg: it could crash the interpreter while that is taken down."""
+    if any(thread.daemon for thread in threading.enumerate()):
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    raise typer.Exit(status)
 
 
 def _named(source: str) -> dict[str, Any]:
