@@ -234,6 +234,28 @@ def test_a_redirect_that_comes_later_is_not_followed():
             refusal(server.url("/cam"))
 
 
+def test_a_name_that_comes_to_mean_a_host_inside_is_not_followed(monkeypatch):
+    places = iter(["127.0.0.1", "127.0.0.1", "127.0.0.2"])
+    looked_up: list[str] = []
+
+    def look_up(host, port, **_):
+        looked_up.append(host)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (next(places), port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    with WebServer({"/cam": Answer(status=302, headers={"Location": "/new"}), "/new": Answer(b"")}) as server:
+        url = server.url("/cam").replace("127.0.0.1", "camera.example")
+        assert "leads to camera.example, a host inside" in refusal(url)
+    assert looked_up == ["camera.example"] * 3
+    assert server.requests == ["/cam"]
+
+
+def test_a_camera_is_asked_once():
+    with WebServer({"/cam": MJPEG["/as it should be"]}) as server:
+        assert take(5, server.url("/cam"))
+    assert server.requests == ["/cam"]
+
+
 def test_a_redirect_takes_no_password_elsewhere():
     with WebServer({"/cam": MJPEG["/as it should be"]}, auth=("other", "other", "basic")) as elsewhere:
         moved = Answer(status=302, headers={"Location": elsewhere.url("/cam")})
@@ -254,6 +276,21 @@ def test_a_file_on_a_web_server_comes_at_its_own_speed_and_ends(tmp_path):
     assert [frame.seq for frame in frames] == list(range(15))
     assert frames[-1].arrived_ns - frames[0].arrived_ns == pytest.approx(14 / 25 * 1e9, abs=0.2e9)
     assert all(frame.age_s() >= 0 for frame in frames)
+
+
+def test_a_file_that_breaks_off_has_not_ended(tmp_path):
+    data = clips.write_video(tmp_path / "a.mkv", count=50).read_bytes()
+    whole = {"Content-Length": str(len(data))}
+    with WebServer({"/a.mkv": Answer(lambda: [data[: len(data) // 2]], "video/x-matroska", headers=whole)}) as server:
+        assert "the server closed the connection" in refusal(server.url("/a.mkv"))
+
+
+def test_a_file_whose_index_is_at_its_end_is_read_by_parts(tmp_path):
+    data = clips.write_video(tmp_path / "a.mp4", count=15, width=640, height=480).read_bytes()
+    assert data.index(b"moov") > data.index(b"mdat")
+    with WebServer({"/a.mp4": Answer(data, "video/mp4")}, auth=("cam", "s3cret", "digest")) as server:
+        assert len(take(50, server.url("/a.mp4", "cam:s3cret"))) == 15
+        assert len(server.requests) > 2  # which the login alone takes
 
 
 # HLS
