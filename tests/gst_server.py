@@ -19,7 +19,7 @@ try:
 
     for module in ("Gst", "GstApp", "GstRtsp", "GstRtspServer"):
         gi.require_version(module, "1.0")
-    from gi.repository import GLib, Gst, GstApp, GstRtsp, GstRtspServer
+    from gi.repository import Gio, GLib, Gst, GstApp, GstRtsp, GstRtspServer
 except (ImportError, ValueError) as error:
     sys.stderr.write(f"{error}\n")
     sys.exit(MISSING)
@@ -37,7 +37,8 @@ ROLE = "watcher"
 def factory(options: argparse.Namespace) -> GstRtspServer.RTSPMediaFactory:
     """What makes the stream, for each client one of its own."""
     caps, packets = CODECS[options.codec]
-    launch = f"( appsrc name=units format=time caps={caps},framerate={options.rate}/1 ! {packets} name=pay0 )"
+    launch = f"( appsrc name=units format=time caps={caps},framerate={options.rate}/1 ! {packets} name=pay0"
+    launch += " audiotestsrc is-live=true ! alawenc ! rtppcmapay name=pay1 )" if options.sound else " )"
     try:
         Gst.parse_launch(launch)
     except GLib.Error as error:
@@ -72,7 +73,7 @@ def feed(pipeline: Gst.Bin, units: list[bytes], rate: int) -> None:
 
 
 def login(options: argparse.Namespace) -> GstRtspServer.RTSPAuth:
-    """What asks clients for the user and password."""
+    """What asks clients for the user and password, and encrypts the connection."""
     auth, token = GstRtspServer.RTSPAuth(), GstRtspServer.RTSPToken()
     token.set_string("media.factory.role", ROLE)
     if options.scheme == "basic":
@@ -80,6 +81,8 @@ def login(options: argparse.Namespace) -> GstRtspServer.RTSPAuth:
     else:
         auth.set_supported_methods(GstRtsp.RTSPAuthMethod.DIGEST)
         auth.add_digest(options.user, options.password, token)
+    if options.certificate:
+        auth.set_tls_certificate(Gio.TlsCertificate.new_from_file(options.certificate))
     return auth
 
 
@@ -88,11 +91,13 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--codec", choices=CODECS, default="h264")
     parser.add_argument("--rate", type=int, default=25, help="frames a second")
+    parser.add_argument("--sound", action="store_true", help="a second track beside the video")
     parser.add_argument("--port", default="0")
     parser.add_argument("--only", choices=("tcp", "udp"), help="the one transport that is not refused")
     parser.add_argument("--user")
     parser.add_argument("--password", default="")
     parser.add_argument("--scheme", choices=("basic", "digest"), default="digest")
+    parser.add_argument("--certificate", help="PEM of it and its key: with it, and a user, rtsps is what is served")
     options = parser.parse_args()
 
     Gst.init(None)
@@ -104,6 +109,7 @@ def main() -> None:
         server.set_auth(login(options))
     if not server.attach(None):
         sys.exit(f"port {options.port} must be free")
+    GLib.timeout_add_seconds(2, lambda: server.get_session_pool().cleanup() >= 0)  # else no session ever times out
     print(server.get_bound_port(), flush=True)
     GLib.MainLoop().run()
 

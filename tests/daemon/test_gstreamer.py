@@ -11,6 +11,7 @@ from typing import Self
 import numpy as np
 import pytest
 from live_clips import decoded, make_clip, read_mark
+from rtsp_server import self_signed
 
 from daemon.address import Address
 from daemon.colour import to_rgb
@@ -72,7 +73,7 @@ class GstServer:
 
 def source_of(client: str, url: str, on_state=lambda _: None) -> RtspSource | NetworkSource:
     kind, transport = CLIENTS[client]
-    return kind(Address.parse(url), LiveOptions(transport=transport), stream="cam", on_state=on_state)
+    return kind(Address.parse(url), LiveOptions(transport=transport, tls_verify=False), stream="cam", on_state=on_state)
 
 
 def take(count: int, client: str, url: str) -> list[int]:
@@ -120,6 +121,12 @@ def test_every_frame_is_whole_and_its_time_the_senders_once_it_reports(camera, c
     assert all(-1 < age_s < 2 for age_s in ages_s)  # both clocks are this host's
 
 
+def test_sound_beside_the_video_changes_nothing(tmp_path):
+    with GstServer(tmp_path, "h264", "--sound") as server:
+        for client in CLIENTS:
+            assert take(30, client, server.url()) == list(range(30))
+
+
 @pytest.mark.parametrize("scheme", ["basic", "digest"])
 def test_only_who_knows_the_password_may_watch(scheme, tmp_path):
     login = ("--user", "op@site", "--password", PASSWORD, "--scheme", scheme)
@@ -128,6 +135,16 @@ def test_only_who_knows_the_password_may_watch(scheme, tmp_path):
             assert take(3, client, server.url("op%40site:s3cret%2Fp%40ss@")) == [0, 1, 2]
             assert "refuses this user and password" in failure(client, server.url("op%40site:s3cret@"))
             assert "asks for a user and password" in failure(client, server.url())
+
+
+def test_the_session_may_be_encrypted(tmp_path):
+    self_signed(tmp_path)
+    both = tmp_path / "both.pem"
+    both.write_text((tmp_path / "certificate.pem").read_text() + (tmp_path / "key.pem").read_text())
+    with GstServer(tmp_path, "h264", "--user", "cam", "--password", PASSWORD, "--certificate", str(both)) as server:
+        url = server.url("cam:s3cret%2Fp%40ss@").replace("rtsp:", "rtsps:")
+        for client in ("rtp tcp", "ffmpeg tcp"):
+            assert take(30, client, url) == list(range(30))
 
 
 def test_what_the_server_does_not_serve_is_said(tmp_path):
