@@ -19,17 +19,17 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
-from contextlib import closing, suppress
 from dataclasses import dataclass
 from http.cookiejar import CookieJar
-from typing import Any, Final, cast
+from typing import Final, cast
 from urllib.parse import urlsplit
 
 from .address import Address, redact
 from .errors import SourceError
+from .http_handlers import Basic, Digest, Http, Https, Redirects
 from .network_errors import failure, refused
 from .source import LiveOptions
-from .tls import client_context, distrusted
+from .tls import distrusted
 
 _LOOKED_AT: Final = 64  # bytes
 _FREEZES_LATER_S: Final = 0.5  # than whoever waits says so
@@ -65,11 +65,11 @@ class HttpFiles:
             passwords.add_password(None, self._place, address.user, address.password or "")
         self._opener = urllib.request.build_opener(
             urllib.request.ProxyHandler({}),  # one would connect where it likes
-            _Redirects(self),
-            _Http(self),
-            _Https(self),
-            _Basic(passwords),
-            _Digest(passwords),
+            Redirects(self),
+            Http(self),
+            Https(self),
+            Basic(passwords),
+            Digest(passwords),
             urllib.request.HTTPCookieProcessor(CookieJar()),
         )
         self._opener.addheaders = [("User-Agent", "deblurd"), ("Accept", "*/*")]
@@ -238,71 +238,6 @@ class Piece:
         self._files.closed(self)
         if self._answer is not None:
             self._answer.close()
-
-
-class _Redirects(urllib.request.HTTPRedirectHandler):
-    def __init__(self, files: HttpFiles) -> None:
-        self._files = files
-
-    def redirect_request(
-        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
-    ) -> urllib.request.Request | None:
-        try:
-            return super().redirect_request(req, fp, code, msg, headers, self._files.checked(newurl))
-        except BaseException:
-            fp.close()
-            raise
-
-
-class _Basic(urllib.request.HTTPBasicAuthHandler):
-    def http_error_401(self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any) -> Any:
-        with closing(fp), suppress(ValueError):  # urllib leaves it open; and another scheme is another handler's
-            return super().http_error_401(req, fp, code, msg, headers)
-        return None
-
-
-class _Digest(urllib.request.HTTPDigestAuthHandler):
-    def http_error_401(self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any) -> Any:
-        with closing(fp), suppress(ValueError):
-            return super().http_error_401(req, fp, code, msg, headers)
-        return None
-
-
-class _Http(urllib.request.HTTPHandler):
-    def __init__(self, files: HttpFiles) -> None:
-        super().__init__()
-        self._files = files
-
-    def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        files = self._files
-
-        class Connection(http.client.HTTPConnection):
-            def connect(self) -> None:
-                self.sock = files.connect(self.host, self.port, self.timeout)
-
-        return self.do_open(Connection, req)
-
-
-class _Https(urllib.request.HTTPSHandler):
-    def __init__(self, files: HttpFiles) -> None:
-        super().__init__()
-        self._files = files
-        self._tls: ssl.SSLContext | None = None
-
-    def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        tls = self._tls = self._tls or client_context(self._files.options)  # takes 20 ms, which HTTP has no need of
-        files = self._files
-
-        class Connection(http.client.HTTPSConnection):
-            def connect(self) -> None:
-                bare = files.connect(self.host, self.port, self.timeout)
-                try:
-                    self.sock = tls.wrap_socket(bare, server_hostname=self.host)
-                except BaseException:
-                    bare.close()
-                    raise
-
-        return self.do_open(Connection, req)
 
 
 def _resolved(host: str, port: int) -> list[tuple[socket.AddressFamily, str]]:
