@@ -24,7 +24,7 @@ from engine.errors import EngineError
 from engine.model import shipped_models
 from engine.protocol import EngineOptions
 
-from .config import EngineConfig
+from .settings import EngineConfig
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,11 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from .config import EngineConfig
 from .encoding import Encoding
 from .enhance import Job, Outcome, Settings, enhance, expand
 from .errors import DaemonError
 from .service import engine_from
+from .settings import EngineConfig
 
 
 def enhance_files(

@@ -15,11 +15,12 @@ from engine.backends import open_engine
 from engine.protocol import Build, Engine, EngineOptions
 
 from .ages import AgeCounts, AgedSink
-from .config import Config, EngineConfig
+from .config import Config
 from .errors import ConfigError
 from .persistent import Persistent
 from .pipeline import Pipeline
-from .publisher import Publisher, PublisherOptions
+from .publisher import Endpoint, Publisher, PublisherOptions
+from .settings import EngineConfig, PublishConfig
 from .source import Source
 from .sources import open_source
 from .status import StreamStatus
@@ -99,20 +100,12 @@ def run(config: Config, stop: threading.Event) -> int:
     sources = [open_source(stream, status) for stream, status in zip(config.streams, statuses, strict=True)]
     with ExitStack() as stack:
         engine = stack.enter_context(engine_from(config.engine, config.engine.build))
-        publisher = Publisher(
-            config.publish.endpoint,
-            engine.spec.model,
-            PublisherOptions(
-                high_water_mark=config.publish.high_water_mark,
-                encoding=config.publish.encoding,
-                jpeg_quality=config.publish.jpeg_quality,
-                streams=len(sources),
-            ),
-        )
+        publisher = Publisher([_endpoint(each, len(sources)) for each in config.publish], engine.spec.model)
         stack.callback(publisher.close)
-        log.info("model %s on %s, publishing at %s", engine.spec.model, engine.spec.backend, publisher.endpoint)
+        where = ", ".join(outlet.address for outlet in publisher.outlets)
+        log.info("model %s on %s, publishing at %s", engine.spec.model, engine.spec.backend, where)
         sinks = [AgedSink(publisher.stream(stream.label)) for stream in config.streams]
-        publisher.await_subscribers(config.publish.await_subscribers, stop)
+        publisher.await_subscribers(max(each.await_subscribers for each in config.publish), stop)
         if stop.is_set():
             return 0
         pipeline = stack.enter_context(Pipeline(engine))
@@ -124,6 +117,20 @@ def run(config: Config, stop: threading.Event) -> int:
     for each in served:
         _report(each.stream)
     return sum(each.stream.error is not None or bool(each.stream.damage) for each in served)
+
+
+def _endpoint(config: PublishConfig, streams: int) -> Endpoint:
+    options = PublisherOptions(
+        high_water_mark=config.high_water_mark,
+        streams=streams,
+        encoding=config.encoding,
+        jpeg_quality=config.jpeg_quality,
+        pixel_format=config.pixel_format,
+        control=config.control,
+        shared_memory=config.shared_memory,
+        max_clients=config.max_clients,
+    )
+    return Endpoint(config.endpoint, options)
 
 
 def _watch(pipeline: Pipeline, served: list[_Served], statistics_s: float, stop: threading.Event) -> None:

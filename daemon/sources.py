@@ -5,11 +5,11 @@ Knows which kinds of address there are, and which module reads each; a module is
 
 from __future__ import annotations
 
-from .config import StreamConfig
 from .file_source import FileSource
 from .loop import Looped
 from .pace import Paced
 from .persistent import OnState, Persistent, Retry
+from .settings import StreamConfig
 from .source import LiveOptions, LiveSource, Source
 from .status import StreamStatus
 

@@ -19,8 +19,9 @@ from streams import numbered
 
 from daemon import wire
 from daemon.cli import app
-from daemon.config import Config, StreamConfig, load_config, shipped_config
+from daemon.config import Config, load_config, shipped_config
 from daemon.publisher import Publisher
+from daemon.settings import StreamConfig
 from engine.model import Manifest
 
 REPOSITORY = Path(__file__).parents[1]
@@ -102,7 +103,7 @@ def test_the_settings_page_names_every_setting_and_no_other() -> None:
         table = tomllib.loads(block)
         streams = [("streams", key) for stream in table.pop("streams", []) for key in stream]
         named |= {*streams, *((section, key) for section, values in table.items() for key in values)}
-    sections = {"engine": Config().engine, "publish": Config().publish, "log": Config().log}
+    sections = {"engine": Config().engine, "publish": Config().publish[0], "log": Config().log}
     known = {(section, key) for section, values in sections.items() for key in type(values).model_fields}
     assert named == known | {("streams", key) for key in StreamConfig.model_fields}
     assert all(key in shipped_config() for _, key in named)

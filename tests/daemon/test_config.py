@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from daemon.config import Config, EngineConfig, load_config, shipped_config
+from daemon.config import Config, load_config, shipped_config
 from daemon.errors import ConfigError
+from daemon.settings import EngineConfig, LogConfig, PublishConfig
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -24,9 +25,10 @@ def test_the_shipped_file_equals_the_defaults(tmp_path: Path) -> None:
 
 def test_the_shipped_file_names_every_setting() -> None:
     shipped = tomllib.loads(shipped_config())
-    for section, fields in Config.model_fields.items():
-        if section != "streams":
-            assert set(shipped[section]) == set(fields.annotation.model_fields)  # type: ignore[union-attr]
+    sections = {"engine": EngineConfig, "publish": PublishConfig, "log": LogConfig}
+    assert {*sections, "streams"} == set(Config.model_fields)
+    for name, section in sections.items():
+        assert set(shipped[name]) == set(section.model_fields)
 
 
 def test_every_setting_in_the_shipped_file_has_a_comment() -> None:
@@ -155,3 +157,34 @@ def test_a_password_may_come_from_the_environment_or_a_file(tmp_path: Path, monk
     for stream in config.streams:
         assert (stream.address.user, stream.address.password) == ("cam", "p@ss/word")
     assert "p@ss" not in repr(config)
+
+
+def test_frames_may_be_published_at_several_endpoints(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        "[[publish]]\nendpoint = 'ipc:///run/deblurd/a'\n[[publish]]\nendpoint = 'tcp://127.0.0.1:5600'\n"
+        "encoding = 'jpeg'\n",
+    )
+    first, second = load_config(path, {"publish": {"endpoint": "tcp://127.0.0.1:5700"}}).publish
+    assert (first.endpoint, first.encoding) == ("tcp://127.0.0.1:5700", "raw")  # the command line is about the first
+    assert (second.endpoint, second.encoding) == ("tcp://127.0.0.1:5600", "jpeg")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (
+            "[[publish]]\n[[publish]]\n",
+            "'publish.endpoint' must differ from one to the next, got 'tcp://127.0.0.1:5555'",
+        ),
+        ("[[publish]]\n[[publish]]\nmax_clients = 0\n", "'publish.1.max_clients' must be at least 1, got 0"),
+        ("[publish]\nmax_clients = 0\n", "'publish.max_clients' must be at least 1, got 0"),
+        ("publish = []\n", "'publish' "),
+        ("[publish]\nkeys = 'daemon.key_secret'\n", "'publish.allow' must be given with 'keys'"),
+        ("[publish]\ncontrol = 'here'\n", "'publish.control' must be tcp://HOST:PORT"),
+    ],
+)
+def test_endpoints_that_cannot_be_are_refused(tmp_path: Path, text: str, reason: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(tmp_path, text))
+    assert reason in str(caught.value)

@@ -21,8 +21,9 @@ import pytest
 from streams import Collector, EndlessSource, GivenSource, numbered
 
 from daemon import service
-from daemon.config import Config, EngineConfig, PublishConfig, StreamConfig
+from daemon.config import Config
 from daemon.pipeline import Pipeline
+from daemon.settings import EngineConfig, PublishConfig, StreamConfig
 from engine import backends
 from engine.backends import open_engine
 from engine.errors import DeviceMemoryError, EngineError
