@@ -101,8 +101,8 @@ def test_the_settings_page_names_every_setting_and_no_other() -> None:
     named = set(re.findall(r"`(engine|publish|log|streams)\.(\w+)", page))
     for block in blocks(SETTINGS, "toml"):
         table = tomllib.loads(block)
-        streams = [("streams", key) for stream in table.pop("streams", []) for key in stream]
-        named |= {*streams, *((section, key) for section, values in table.items() for key in values)}
+        for section, given in table.items():
+            named |= {(section, key) for values in (given if isinstance(given, list) else [given]) for key in values}
     sections = {"engine": Config().engine, "publish": Config().publish[0], "log": Config().log}
     known = {(section, key) for section, values in sections.items() for key in type(values).model_fields}
     assert named == known | {("streams", key) for key in StreamConfig.model_fields}
