@@ -31,8 +31,8 @@ class Deinterlacer(Generic[Note]):
         """The frames that are complete now, oldest first."""
         shape = (frame.width, frame.height, frame.format.name)
         done: list[tuple[av.VideoFrame, Note]] = []
-        if self._graph is not None and shape != self._shape:
-            done = self._flush()
+        if shape != self._shape:
+            done = self.flush()
         if self._graph is None:
             if not frame.interlaced_frame:
                 return [*done, (frame, note)]
@@ -40,6 +40,16 @@ class Deinterlacer(Generic[Note]):
         self._notes.append(note)
         self._graph.vpush(frame)
         return done + self._pull()
+
+    def flush(self) -> list[tuple[av.VideoFrame, Note]]:
+        """The frame that waits for a next one which will not come, if there is one; then begin anew."""
+        if self._graph is None:
+            return []
+        self._graph.vpush(None)
+        done = self._pull()
+        self._notes.clear()
+        self._graph = None
+        return done
 
     def _pull(self) -> list[tuple[av.VideoFrame, Note]]:
         assert self._graph is not None
@@ -49,14 +59,6 @@ class Deinterlacer(Generic[Note]):
                 done.append((self._graph.vpull(), self._notes.popleft()))
             except (av.BlockingIOError, av.EOFError):
                 break
-        return done
-
-    def _flush(self) -> list[tuple[av.VideoFrame, Note]]:
-        assert self._graph is not None
-        self._graph.vpush(None)
-        done = self._pull()
-        self._notes.clear()
-        self._graph = None
         return done
 
 

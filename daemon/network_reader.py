@@ -147,16 +147,17 @@ class NetworkReader:
                 self._sign_of_life_s = received.monotonic_ns / 1e9
                 packet.opaque = received
                 for decoded in self._decode(media, packet, received):
-                    whole = [(decoded.frame, decoded)] if deinterlacer is None else []
-                    if deinterlacer is not None:
-                        whole = deinterlacer.push(decoded.frame, decoded)
-                    for frame, of in whole:
-                        if not self._put(of if frame is of.frame else replace(of, frame=frame)):
-                            return
+                    whole = deinterlacer.push(decoded.frame, decoded) if deinterlacer else [(decoded.frame, decoded)]
+                    if not self._put_all(whole):
+                        return
+                if deinterlacer and self._broken and not self._put_all(deinterlacer.flush()):
+                    return
         except (av.error.ExitError, av.error.TimeoutError):
             raise FrozenError from None
         except av.FFmpegError as error:
             raise failure(error, self._address, self._options) from None
+        if deinterlacer:
+            self._put_all(deinterlacer.flush())
         if not media.finite:
             raise SourceError(f"{self._address}: the server closed the connection")
 
@@ -189,6 +190,9 @@ class NetworkReader:
                 pts, time_base = (received.monotonic_ns - self._began_ns) // 1000, _MICROSECOND
             shape = media.video.codec_context.sample_aspect_ratio or Fraction(1)
             yield Decoded(frame, pts, time_base, shape, received, arrived, spent)
+
+    def _put_all(self, frames: list[tuple[av.VideoFrame, Decoded]]) -> bool:
+        return all(self._put(of if frame is of.frame else replace(of, frame=frame)) for frame, of in frames)
 
     def _put(self, decoded: Decoded) -> bool:
         """Hand over a frame when there is room; False when nobody wants it any more."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Final
 
@@ -99,7 +99,7 @@ class Decoder:
             if frame.is_corrupt:
                 self.damaged += 1
                 self.held += 1
-                self._restart()
+                yield from self._begin_anew()
                 return
             yield from self._given(frame, decode_ns)
 
@@ -114,9 +114,11 @@ class Decoder:
         for frame in frames:
             if not frame.is_corrupt:
                 yield from self._given(frame, 0)
-        self._restart()
+        yield from self._begin_anew()
 
-    def _restart(self) -> None:
+    def _begin_anew(self) -> Iterator[Decoded]:
+        if self._deinterlacer is not None:
+            yield from map(_progressive, self._deinterlacer.flush())
         self._codec.flush_buffers()
         self._holding = True
 
@@ -129,8 +131,7 @@ class Decoder:
         if self._deinterlacer is None:
             yield decoded
             return
-        for progressive, of in self._deinterlacer.push(frame, decoded):
-            yield Decoded(progressive, of.unit, of.sample_aspect_ratio, time.monotonic_ns(), of.decode_ns)
+        yield from map(_progressive, self._deinterlacer.push(frame, decoded))
 
     def _check_size(self, width: int, height: int, *, coded: bool = False) -> None:
         slack = _BLOCK if coded else 0
@@ -140,3 +141,8 @@ class Decoder:
                 " choose a smaller stream of the camera, or raise max_pixels",
                 lasting=True,
             )
+
+
+def _progressive(filtered: tuple[av.VideoFrame, Decoded]) -> Decoded:
+    frame, of = filtered
+    return replace(of, frame=frame, arrived_ns=time.monotonic_ns())
