@@ -67,7 +67,9 @@ class Faults:
     reorder, duplicate: shares of the packets that come `reorder_by` packets too late, or twice; UDP only.
     only: the frames of each session whose packets may suffer these; None means all but the first `spare`.
     frozen: no packet is sent, and connections stay. When it ends, the stream goes on with the next frame, later.
-    freeze_at, die_at: the frame of the session that is not sent any more.
+    freeze_at, die_at, hang_up_at: the frame of the session that is not sent any more: time stands still, the server
+    dies, or only this client's connection ends.
+    stuck_at: the frame instead of which half a packet is sent, and nothing after it; TCP only.
     silent: connections are accepted, and nothing is ever said. mute: methods that are never answered.
     status: answers by method instead of what is asked for, e.g. {"DESCRIBE": 404}.
     refuse: transports that are answered with 461, "tcp" or "udp".
@@ -87,6 +89,8 @@ class Faults:
     frozen: bool = False
     freeze_at: int | None = None
     die_at: int | None = None
+    hang_up_at: int | None = None
+    stuck_at: int | None = None
     silent: bool = False
     mute: frozenset[str] = frozenset()
     status: Mapping[str, int] = field(default_factory=dict)
@@ -131,6 +135,9 @@ class Wire(Protocol):
 
     def send(self, packet: bytes, *, control: bool = False) -> None: ...
 
+    def send_half(self) -> None:
+        """Send a packet of which the second half never comes, where packets are no units of their own."""
+
     def received(self) -> list[bytes]:
         """RTCP packets of the client since the last call."""
 
@@ -147,6 +154,9 @@ class Interleaved:
 
     def send(self, packet: bytes, *, control: bool = False) -> None:
         self._send_all(struct.pack(">cBH", b"$", self._channel + control, len(packet)) + packet)
+
+    def send_half(self) -> None:
+        self._send_all(struct.pack(">cBH", b"$", self._channel, 1000) + bytes(500))
 
     def received(self) -> list[bytes]:
         return []
@@ -173,6 +183,9 @@ class Datagrams:
         self._burst += 1
         if self._burst % BURST == 0:
             self._never.wait(BURST_PAUSE_S)
+
+    def send_half(self) -> None:
+        pass
 
     def received(self) -> list[bytes]:
         packets = []
@@ -219,11 +232,15 @@ def described(track: Track, control: str) -> list[str]:
 
 
 class Sender:
-    """Sends a track over `wire`. due_s: time.monotonic() of the next packet, infinite before `start`."""
+    """Sends a track over `wire`.
+
+    due_s: time.monotonic() of the next packet, infinite before `start`. stuck: half a packet was sent.
+    """
 
     def __init__(self, track: Track, wire: Wire, faults: Faults, *, client: int, path: str, number: int) -> None:
         self.index = 0
         self.due_s = float("inf")
+        self.stuck = False
         self.ssrc = 0x1234AB00 + number
         self._track, self._wire, self._faults = track, wire, faults
         self._client, self._path, self._number = client, path, number
@@ -265,6 +282,10 @@ class Sender:
             period_s = 1 / float(self._track.feed.rate)
             self._paused_s += period_s
             self.due_s += period_s
+            return None
+        if faults.stuck_at is not None and self.index >= faults.stuck_at:
+            self._wire.send_half()
+            self.due_s, self.stuck = float("inf"), True
             return None
         return self._send_frame(self._track)
 

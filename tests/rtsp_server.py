@@ -156,6 +156,11 @@ class RtspServer:
         """Clients that are being sent packets, or would be without faults."""
         return sum(client.playing for client in list(self._clients))
 
+    @property
+    def stuck(self) -> int:
+        """Clients that have half a packet."""
+        return sum(client.stuck for client in list(self._clients))
+
     def wait_for(self, claim: Callable[[], object], timeout_s: float = 30) -> None:
         """Wait until `claim` holds; it is looked at when a frame was sent, a request came or a client came or went."""
         with self.changed:
@@ -225,6 +230,7 @@ class _Client(threading.Thread):
     def __init__(self, server: RtspServer, connection: socket.socket, number: int) -> None:
         super().__init__(name=f"rtsp-client-{number}")
         self.playing = False
+        self.stuck = False
         self._server, self._connection, self._number = server, connection, number
         self._buffer = b""
         self._session = ""
@@ -282,11 +288,15 @@ class _Client(threading.Thread):
             self._server.note(control=wire.received())
             if sender.due_s > time.monotonic():
                 continue
-            die_at = self._server.faults.die_at
-            if die_at is not None and sender.index >= die_at:
+            faults = self._server.faults
+            if faults.die_at is not None and sender.index >= faults.die_at:
                 self._server.die()
                 raise ConnectionAbortedError("the server died")
-            if sent := sender.send_next():
+            if faults.hang_up_at is not None and sender.index >= faults.hang_up_at:
+                raise ConnectionAbortedError("the server ends the session")
+            sent = sender.send_next()
+            self.stuck |= sender.stuck
+            if sent or self.stuck:
                 self._server.note(sent=sent)
 
     def _request(self) -> Request | None:

@@ -232,6 +232,24 @@ def test_a_server_that_dies_comes_back_on_the_same_port(transport):
         assert len(take(40, server.url(), transport)) == 40
 
 
+def test_a_connection_may_end_and_the_server_lives():
+    with RtspServer(make_clip(rate=FAST), faults=Faults(hang_up_at=10)) as server:
+        assert [numbers(take(1000, server.url())) for _ in range(2)] == [[*range(10)]] * 2
+
+
+def test_a_server_may_get_stuck_within_a_packet():
+    with RtspServer(make_clip(rate=FAST), faults=Faults(stuck_at=30)) as server:
+        with pytest.raises((av.FFmpegError, OSError)):
+            take(31, server.url(), timeout_s=1)
+        assert server.sent[-1].index == 29
+    with RtspServer(make_clip(rate=FAST), faults=Faults(stuck_at=5)) as server:
+        reader = frames(server.url())
+        next(reader)
+        server.wait_for(lambda: server.stuck)
+        assert server.connected == 1
+        reader.close()
+
+
 def test_what_was_sent_and_who_is_there_can_be_waited_for():
     with RtspServer(make_clip(rate=FAST)) as server:
         reader = frames(server.url())
