@@ -34,8 +34,11 @@ class TrainConfig(BaseModel):
     augment: Augment = "all"
     keep_grey: bool = True
     learning_rate: float = Field(gt=0)
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """After the warm-up: down to a hundredth; constant for one half, then straight down; or constant."""
+    schedule: Literal["cosine", "linear", "constant", "hold"] = "cosine"
+    """After the warm-up: down to a hundredth; constant for one half, then straight down; constant; or `hold`: constant
+    up to the last `decay_steps`, then straight down, so that a run may go on while it gains."""
+    decay_steps: int = Field(default=5000, ge=1)
+    """Of the schedule `hold`."""
     warmup_steps: int = Field(default=0, ge=0)
     clip_norm: float = Field(default=0, ge=0)
     """Greatest norm of all gradients of a network; 0 lets them be."""
@@ -64,4 +67,6 @@ class TrainConfig(BaseModel):
                 falling = min(1.0, 2 * (1 - progress))
             case "constant":
                 falling = 1.0
+            case "hold":
+                falling = min(1.0, max(0.01, (self.steps - step) / self.decay_steps))
         return warm * falling

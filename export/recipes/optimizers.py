@@ -5,7 +5,7 @@ Knows parameters; nothing of losses or data.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -43,25 +43,55 @@ def muon_and_adamw(
     parameters = named_parameters(networks)
     weights = {key: p for key, p in parameters.items() if p.ndim == 4 and not key.startswith(f"{last}.")}
     others = {key: p for key, p in parameters.items() if key not in weights}
-    matrices = [_matrix_of(weight) for weight in weights.values()]
-    muon = torch.optim.Muon(matrices, lr=muon_rate, weight_decay=weight_decay, momentum=0.95)
+    muon = Muon(weights.values(), lr=muon_rate, weight_decay=weight_decay, momentum=0.95)
     adamw = torch.optim.AdamW(others.values(), lr=adamw_rate, betas=(0.9, 0.99), weight_decay=weight_decay)
     return {"muon": (muon, list(weights)), "adamw": (adamw, list(others))}
 
 
-def _matrix_of(weight: nn.Parameter) -> nn.Parameter:
-    """A parameter that shares the memory of `weight`, and of its gradient whenever it has got one."""
-    matrix = nn.Parameter(_as_matrix(weight.detach()))
-    assert matrix.data_ptr() == weight.data_ptr(), "the matrix must be a view: the weight must be channels-last"
+class Muon(Optimizer):
+    """Muon for weights of any shape, one row an output channel; in float32, by way of the smaller Gram matrix.
 
-    def share_gradient(trained: Tensor) -> None:
-        assert trained.grad is not None
-        matrix.grad = _as_matrix(trained.grad)
+    `torch.optim.Muon` takes matrices alone, and on a processor as long as the rest of a small network's step: it
+    computes in bfloat16, which is slow without AMX, and multiplies the whole matrix twice in each of five iterations.
+    """
 
-    weight.register_post_accumulate_grad_hook(share_gradient)  # type: ignore[no-untyped-call]
-    return matrix
+    def __init__(self, parameters: Iterable[nn.Parameter], *, lr: float, weight_decay: float, momentum: float) -> None:
+        super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # noqa: ARG002
+        """Take a step down the gradients that the parameters have, with Nesterov's momentum."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                gradient = parameter.grad
+                if gradient is None:
+                    continue
+                state = self.state[parameter]
+                if not state:
+                    state["momentum_buffer"] = torch.zeros_like(gradient)
+                average = state["momentum_buffer"].lerp_(gradient, 1 - group["momentum"])
+                # In whichever order the columns lie, they are made orthogonal alike.
+                update = orthogonalised(gradient.lerp(average, group["momentum"]).flatten(1))
+                rows, columns = update.shape
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                parameter.add_(update.view(parameter.shape), alpha=-group["lr"] * max(1.0, rows / columns) ** 0.5)
 
 
-def _as_matrix(weight: Tensor) -> Tensor:
-    # In channels-last memory this order is a view.
-    return weight.permute(0, 2, 3, 1).reshape(weight.shape[0], -1)
+def orthogonalised(matrix: Tensor) -> Tensor:
+    """`matrix` with all singular values near 1 (0.7 to 1.2), by five Newton-Schulz steps with Jordan's coefficients.
+
+    Each step multiplies X by a polynomial of XX', so the products need XX' alone: X itself is touched twice.
+    """
+    if matrix.shape[0] > matrix.shape[1]:
+        return orthogonalised(matrix.T).T
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = matrix / matrix.norm().clamp(min=1e-7)
+    gram = x @ x.T
+    product = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    for _ in range(5):
+        polynomial = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+        polynomial.diagonal().add_(a)
+        product = polynomial @ product
+        gram = polynomial @ gram @ polynomial
+    made: Tensor = product @ x
+    return made
