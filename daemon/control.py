@@ -78,7 +78,10 @@ def control_endpoint(endpoint: str) -> str:
         return f"{endpoint}.control"
     host, _, port = endpoint.rpartition(":")
     if not (endpoint.startswith("tcp://") and port.isascii() and port.isdigit() and 1 <= int(port) < 0xFFFF):
-        raise ValueError(f"endpoint must be tcp://HOST:PORT with a port of 1 to 65534, or ipc://PATH, got {endpoint!r}")
+        raise ValueError(
+            "endpoint must be a ZeroMQ address such as tcp://127.0.0.1:5555 or ipc:///run/frames, with a port of "
+            f"at most 65534, got {endpoint!r}"
+        )
     return f"{host}:{int(port) + 1}"
 
 

@@ -19,6 +19,10 @@ from daemon.file_source import FileSource
 
 REPOSITORY = Path(__file__).parents[1]
 CLIENT = REPOSITORY / "clients" / "python"
+CLIENT_FILES = {
+    *("async_client.py", "asking.py", "client.py", "connection.py", "control.py", "frame.py", "keys.py", "pulse.py"),
+    *("shared.py", "subscription.py", "wire.py"),
+}
 CLIP = REPOSITORY / "tests" / "media" / "demo_blurred.mp4"
 MODULES = {
     package: {path.relative_to(REPOSITORY).as_posix() for path in (REPOSITORY / package).rglob("*.py")}
@@ -51,7 +55,7 @@ def test_the_client_comes_with_the_same_licence() -> None:
 
 
 def test_the_files_that_the_client_shares_are_there_once_only() -> None:
-    for name in ("client.py", "wire.py", "frame.py"):
+    for name in CLIENT_FILES:
         assert not list(CLIENT.rglob(name))
 
 
@@ -162,8 +166,10 @@ def test_the_source_archive_holds_what_is_needed_to_test_and_to_document(whole: 
 @pytest.mark.long
 def test_the_clients_wheel_holds_the_daemons_own_files(light: Path) -> None:
     held = contents(wheel(light))
-    for name in ("client.py", "wire.py", "frame.py"):
+    for name in CLIENT_FILES:
         assert held[f"deblurd_client/{name}"] == (REPOSITORY / "daemon" / name).read_bytes()
+    python = {name.removeprefix("deblurd_client/") for name in held if name.endswith(".py")}
+    assert python == {*CLIENT_FILES, "__init__.py"}
     assert {name.split("/")[0] for name in held} == {"deblurd_client", "deblurd_client-0.1.0.dist-info"}
     assert held["deblurd_client-0.1.0.dist-info/licenses/LICENSE"] == (REPOSITORY / "LICENSE").read_bytes()
 

@@ -13,7 +13,10 @@ import pytest
 REPOSITORY = Path(__file__).parents[1]
 MAY_IMPORT = {"daemon": {"daemon", "engine"}, "engine": {"engine"}, "export": {"export", "engine"}}
 COMMAND_LINE = {"cli.py", "training_cli.py"}
-CLIENT = ("client", "wire", "frame")
+CLIENT = (
+    *("async_client", "asking", "client", "connection", "control", "frame", "keys", "pulse", "shared", "subscription"),
+    "wire",
+)
 
 
 def imports(path: Path) -> set[str]:

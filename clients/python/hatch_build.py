@@ -10,7 +10,19 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-FILES = ("client.py", "wire.py", "frame.py")
+FILES = (
+    "async_client.py",
+    "asking.py",
+    "client.py",
+    "connection.py",
+    "control.py",
+    "frame.py",
+    "keys.py",
+    "pulse.py",
+    "shared.py",
+    "subscription.py",
+    "wire.py",
+)
 
 
 class SharedFiles(BuildHookInterface):

@@ -6,8 +6,22 @@ for frame in Subscriber("tcp://127.0.0.1:5555"):
     print(frame.stream, frame.seq, frame.age_s(), frame.pixels.shape)
 """
 
-from .client import Subscriber
+from .async_client import AsyncSubscriber
+from .client import PublisherLostError, RefusedError, Subscriber
 from .frame import Colour, Frame, Publication
-from .wire import WireError
+from .keys import Keys, KeysError
+from .wire import VersionError, WireError
 
-__all__ = ["Colour", "Frame", "Publication", "Subscriber", "WireError"]
+__all__ = [
+    "AsyncSubscriber",
+    "Colour",
+    "Frame",
+    "Keys",
+    "KeysError",
+    "Publication",
+    "PublisherLostError",
+    "RefusedError",
+    "Subscriber",
+    "VersionError",
+    "WireError",
+]
