@@ -6,7 +6,8 @@ Knows files on disk; nothing of what becomes of the frames.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Generator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -22,10 +23,12 @@ from .colour import colour_of, depth_of, to_rgb
 from .errors import SourceError
 from .frame import Frame
 from .media import best_video, cut_off, duration_s, open_media, reason
+from .plan import KeyFrame
 
 MAX_PIXELS: Final = 8192 * 8192
 _MOST_DAMAGE_LINES: Final = 20
 _MOST_READ_ERRORS: Final = 100  # in a row
+_SEEK_BACK_S: Final = 5  # beyond a key frame, where the container cannot seek to it exactly, as in MPEG-TS
 
 Threads = Literal["auto", "slice"]
 
@@ -37,6 +40,9 @@ class FileSource:
     stream: the name that the frames carry.
     threads: `slice` loses no frame beside a damaged one; `auto` does, but decodes several frames at once.
     start, stop: only frames with start <= pts < stop, in units of the stream's time base.
+    key: decode from exactly this key frame on, which comes at `start` or before it, and so the same wherever the
+        container's index leads; `daemon.plan` finds it.
+    prime: so many frames before `start` are yielded too, if there are as many after `key`.
 
     What is damaged does not end the iteration: it is passed over, and described in `damage`. `seq` counts the
     frames that are yielded from 0.
@@ -52,6 +58,8 @@ class FileSource:
         threads: Threads = "slice",
         start: int | None = None,
         stop: int | None = None,
+        key: KeyFrame | None = None,
+        prime: int = 0,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
         self.path, self.name = path, stream
@@ -60,6 +68,7 @@ class FileSource:
         self.warnings: list[str] = []
         """One line for each thing about the frames that the reader should know."""
         self._threads, self._start, self._stop, self._max_pixels = threads, start, stop, max_pixels
+        self._key, self._prime = key, prime
         self._closed = False
         self._open()
 
@@ -75,6 +84,7 @@ class FileSource:
             raise
         self._video.thread_type = self._threads.upper()
         self._end_s = 0.0  # where the last packet of any stream ends
+        self._damaged_packets = self._damaged_frames = 0
         # Taken now, because PyAV crashes when asked after the container was closed.
         self.rate: Fraction = self._video.guessed_rate or self._video.average_rate or Fraction(25)
         """Frames a second, guessed: 25 where the file gives no hint."""
@@ -138,59 +148,79 @@ class FileSource:
         self._container.close()
 
     def _in_range(self) -> Iterator[_Decoded]:
-        decoded = self._decoded(seek_to=self._start)
-        if self._start is not None:
-            first = next(decoded, None)
-            if first is None or first.made or first.pts > self._start:
-                # The container could not seek to before the start: read what comes before it, and pass it over.
-                self._reopen()
-                decoded = self._decoded()
-            else:
-                decoded = chain((first,), decoded)
-        for item in decoded:
+        before: deque[_Decoded] = deque(maxlen=self._prime)
+        for item in self._decoded_from_start():
             if self._stop is not None and item.pts >= self._stop:
-                return
-            if self._start is None or item.pts >= self._start:
-                yield item
+                break
+            self._damaged_frames += item.frame.is_corrupt and self._counts(item.pts)
+            if self._start is not None and item.pts < self._start:
+                before.append(item)
+                continue
+            while before:
+                yield before.popleft()
+            yield item
+        self._sum_up()
+
+    def _decoded_from_start(self) -> Iterator[_Decoded]:
+        """Everything that decodes, from a frame on that comes at the wanted place or before it."""
+        for seek_to in self._seeks():
+            decoded = self._decoded(seek_to)
+            first = next(decoded, None)
+            if seek_to is None or self._is_soon_enough(first):
+                return chain((first,) if first else (), decoded)
+            # The container could not seek to before the place, or its key frame is damaged.
+            decoded.close()
+            self._reopen()
+        raise AssertionError("the last place to begin at is the beginning")
+
+    def _seeks(self) -> Iterator[int | None]:
+        """Where to seek to, the best first; the last is the beginning, from where the rest is passed over."""
+        if self._key is not None:
+            yield from (self._key.dts, self._key.dts - round(_SEEK_BACK_S / self.time_base))
+        elif self._start is not None:
+            yield self._start
+        yield None
+
+    def _is_soon_enough(self, first: _Decoded | None) -> bool:
+        if first is None or first.made:
+            return False
+        return first.pts == self._key.pts if self._key else first.pts <= (self._start or 0)
 
     def _reopen(self) -> None:
         self._container.close()
         self.damage.clear()
         self._open()
 
-    def _decoded(self, seek_to: int | None = None) -> Iterator[_Decoded]:
-        """Everything that decodes; then `damage` is complete."""
+    def _decoded(self, seek_to: int | None = None) -> Generator[_Decoded]:
+        """Everything that decodes."""
         clock = _Clock(1 / self.rate / self.time_base, trust_pts=self._container.format.name != "avi")
-        damaged_packets = damaged_frames = 0
+        self._damaged_packets = self._damaged_frames = 0
+        key = self._key if seek_to is not None else None
         if seek_to is not None:
             with suppress(av.FFmpegError):  # what cannot seek stays at the start, which serves too
                 self._container.seek(seek_to, stream=self._video)
         spent_ns = 0
-        for packet in self._packets():
+        for packet in self._packets(key):
             began = time.monotonic_ns()
             frames: list[av.VideoFrame] = []
             try:
                 frames = self._video.decode(packet)
             except av.FFmpegError as error:
-                damaged_packets += 1
-                if damaged_packets <= _MOST_DAMAGE_LINES:
-                    self.damage.append(f"{_place(packet)} did not decode ({reason(error)})")
+                self._note_damaged(packet, error)
             spent_ns += time.monotonic_ns() - began
             for frame in frames:
                 self._check_size(frame.width, frame.height)
-                damaged_frames += frame.is_corrupt
-                yield _Decoded(frame, *clock.pts_of(frame), spent_ns)
+                pts, made = clock.pts_of(frame)
+                if key and pts < key.pts:  # needs what came before the key frame
+                    continue
+                yield _Decoded(frame, pts, made, spent_ns)
                 spent_ns = 0
-        if damaged_packets > _MOST_DAMAGE_LINES:
-            self.damage.append(f"{damaged_packets - _MOST_DAMAGE_LINES} more packets did not decode")
-        if damaged_frames:
-            self.damage.append(f"{damaged_frames} frames are damaged: the decoder made up what was missing")
-        line = None if self._closed else cut_off(self._container, self._video, self.path, self._end_s)
-        if line:
-            self.damage.append(line)
 
-    def _packets(self) -> Iterator[av.Packet[VideoStream] | None]:
-        """The video's packets, and None at the end, which makes the decoder give what it holds."""
+    def _packets(self, key: KeyFrame | None) -> Iterator[av.Packet[VideoStream] | None]:
+        """The video's packets, and None at the end, which makes the decoder give what it holds.
+
+        key: the first to be given; none comes where it was missed.
+        """
         errors = 0
         packets = self._container.demux()
         while errors < _MOST_READ_ERRORS and not self._closed:
@@ -205,12 +235,44 @@ class FileSource:
             if packet is None:
                 break
             errors = 0
-            if packet.size:  # not PyAV's own mark of the end
-                self._note_end(packet)
-                if packet.stream_index == self._video.index:
-                    yield cast("av.Packet[VideoStream]", packet)
+            if not packet.size:  # PyAV's own mark of the end
+                continue
+            self._note_end(packet)
+            if packet.stream_index != self._video.index:
+                continue
+            if key and not (packet.is_keyframe and packet.pts == key.pts):
+                if packet.dts is not None and packet.dts > key.dts:
+                    return
+                continue
+            key = None
+            yield cast("av.Packet[VideoStream]", packet)
         if not self._closed:
             yield None
+
+    def _counts(self, pts: int | None) -> bool:
+        """Whether damage at `pts` belongs to the range, and not to what is read before and after it."""
+        if pts is None:
+            return True
+        return (self._start is None or pts >= self._start) and (self._stop is None or pts < self._stop)
+
+    def _note_damaged(self, packet: av.Packet[VideoStream] | None, error: av.FFmpegError) -> None:
+        stamp = None if packet is None else packet.pts if packet.pts is not None else packet.dts
+        if not self._counts(stamp):
+            return
+        self._damaged_packets += 1
+        if self._damaged_packets <= _MOST_DAMAGE_LINES:
+            self.damage.append(f"{_place(packet)} did not decode ({reason(error)})")
+
+    def _sum_up(self) -> None:
+        """Complete `damage`."""
+        if self._damaged_packets > _MOST_DAMAGE_LINES:
+            self.damage.append(f"{self._damaged_packets - _MOST_DAMAGE_LINES} more packets did not decode")
+        if self._damaged_frames:
+            self.damage.append(f"{self._damaged_frames} frames are damaged: the decoder made up what was missing")
+        if self._stop is None and not self._closed:
+            line = cut_off(self._container, self._video, self.path, self._end_s)
+            if line:
+                self.damage.append(line)
 
     def _note_end(self, packet: av.Packet[Any]) -> None:
         if packet.pts is not None:
