@@ -9,25 +9,41 @@ from itertools import pairwise
 from typing import Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 
 class RestoreNetConfig(BaseModel):
-    """Size of a `RestoreNet`. `widths` and `blocks` go from the finest level to the deepest."""
+    """Size of a `RestoreNet`. `widths` and `blocks` go from the finest level to the deepest.
+
+    blocks: residual blocks of each level on the way up, and at the bottom.
+    blocks_down: those of the levels between the finest and the deepest on the way down; None: as many as on the way up.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     unshuffle: int = Field(default=4, ge=1, le=8)
     widths: tuple[PositiveInt, ...] = Field(default=(32, 64, 128), min_length=2)
-    blocks: tuple[PositiveInt, ...] = Field(default=(1, 1, 2), min_length=2)
+    blocks: tuple[NonNegativeInt, ...] = Field(default=(1, 1, 2), min_length=2)
+    blocks_down: tuple[NonNegativeInt, ...] | None = None
 
     @model_validator(mode="after")
     def _one_count_a_level(self) -> Self:
         if len(self.widths) != len(self.blocks):
             raise ValueError(f"blocks must be one per width ({len(self.widths)}), got {len(self.blocks)}")
+        if self.blocks_down is not None and len(self.blocks_down) != len(self.widths) - 2:
+            raise ValueError(
+                f"blocks_down must be one per level between the finest and the deepest ({len(self.widths) - 2}),"
+                f" got {len(self.blocks_down)}"
+            )
         return self
+
+    @property
+    def blocks_to_the_bottom(self) -> tuple[int, ...]:
+        """Of every level but the finest, on the way down."""
+        between = self.blocks[1:-1] if self.blocks_down is None else self.blocks_down
+        return (*between, self.blocks[-1])
 
     @property
     def stride(self) -> int:
@@ -108,7 +124,7 @@ class RestoreNet(nn.Module):
         # The finest level is the dearest: it works once, on the way up.
         self.encode = nn.ModuleList(
             nn.Sequential(*(ResidualBlock(width) for _ in range(count)))
-            for width, count in zip(widths[1:], blocks[1:], strict=True)
+            for width, count in zip(widths[1:], self.config.blocks_to_the_bottom, strict=True)
         )
         self.up = nn.ModuleList(
             nn.Sequential(nn.Conv2d(coarse, fine * 4, 1), nn.PixelShuffle(2)) for fine, coarse in pairwise(widths)

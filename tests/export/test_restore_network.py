@@ -66,6 +66,16 @@ def test_parameters_and_operations_are_counted_as_by_hand() -> None:
     assert count_parameters(RestoreNet(SMALL)) == weights + biases
 
 
+def test_levels_between_may_do_less_on_the_way_down() -> None:
+    config = RestoreNetConfig(unshuffle=2, widths=(8, 16, 24), blocks=(1, 2, 1), blocks_down=(0,))
+    network = RestoreNet(config)
+    assert [len(level) for level in network.encode] == [0, 1]
+    assert [len(level) for level in network.decode] == [1, 2]
+    assert FrameNet(network)(frames(1, config.stride, config.stride)).shape == (1, config.stride, config.stride, 3)
+    alike = RestoreNet(config.model_copy(update={"blocks_down": None}))
+    assert [len(level) for level in alike.encode] == [2, 1]
+
+
 def test_a_network_that_changes_nothing_looks_nowhere() -> None:
     network = RestoreNet(SMALL)
     assert effective_reach_px(network, side=64, samples=2) == 0
@@ -95,6 +105,10 @@ def test_restoring_a_part_far_from_its_rim_equals_restoring_the_whole() -> None:
         ({"widths": (8, 16), "blocks": (1,)}, "blocks"),
         ({"widths": (8, 16, 32), "blocks": (1, 1)}, "blocks must be one per width"),
         ({"widths": (8, 0), "blocks": (1, 1)}, "widths"),
+        (
+            {"widths": (8, 8, 8), "blocks": (1, 1, 1), "blocks_down": (1, 1)},
+            "blocks_down must be one per level between",
+        ),
         ({"unshuffle": 0}, "unshuffle"),
         ({"depth": 3}, "depth"),
     ],
