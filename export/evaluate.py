@@ -46,6 +46,21 @@ VIEWS: Mapping[str, View] = {"grey": grey, "low light": low_light}
 
 
 @dataclass(frozen=True)
+class Blurred:
+    """A picture of `folder`, sharp, and blurred as `case` says with the random numbers of `seed`."""
+
+    folder: str
+    name: str
+    case: str
+    seed: tuple[int, ...]
+    sharp: Picture
+    blurred: Picture
+
+    def with_restored(self, restored: Picture) -> Triple:
+        return Triple(self.folder, self.name, self.case, self.sharp, self.blurred, restored)
+
+
+@dataclass(frozen=True)
 class Triple:
     """A picture of `folder`, sharp, blurred as `case` says, and restored."""
 
@@ -115,11 +130,20 @@ def evaluate_model(
     are names of `VIEWS`, applied in their order. The random part of a blur depends on the picture's name and
     folder and on the case alone. ExportError for a picture that does not decode or is too small for SSIM.
     """
-    scores = []
+    return tuple(
+        Score.of(sample.with_restored(restore(engine, sample.blurred)))
+        for sample in blurred_pictures(pictures, cases=cases, size=size, views=views)
+    )
+
+
+def blurred_pictures(
+    pictures: Sequence[Path], *, cases: Cases = CASES, size: int | None = 256, views: Sequence[str] = ()
+) -> Iterator[Blurred]:
+    """Each picture blurred in every way of `cases`: what `evaluate_model` restores, in the same order."""
     for path in pictures:
         sharp = _read(path, size, views)
-        scores += [Score.of(_triple(engine, path, sharp, case, cases, size)) for case in cases]
-    return tuple(scores)
+        for case in cases:
+            yield _blurred(path, sharp, case, cases, size)
 
 
 def restored_triples(
@@ -132,7 +156,8 @@ def restored_triples(
 ) -> Iterator[Triple]:
     """The pictures themselves, as `evaluate_model` compares them, one blur each: `cases` take turns."""
     for path, case in zip(pictures, cycle(cases), strict=False):
-        yield _triple(engine, path, _read(path, size, views), case, cases, size)
+        sample = _blurred(path, _read(path, size, views), case, cases, size)
+        yield sample.with_restored(restore(engine, sample.blurred))
 
 
 def _read(path: Path, size: int | None, views: Sequence[str]) -> Picture:
@@ -157,11 +182,11 @@ def _centre(picture: Picture, size: int | None) -> Picture:
     return np.ascontiguousarray(picture[top : top + size, left : left + size])
 
 
-def _triple(engine: Engine, path: Path, sharp: Picture, case: str, cases: Cases, size: int | None) -> Triple:
+def _blurred(path: Path, sharp: Picture, case: str, cases: Cases, size: int | None) -> Blurred:
     folder = path.parent.name
-    seed = [zlib.crc32(os.fsencode(text)) for text in (f"{folder}/{path.name}", case)]
-    blurred = _centre(cases[case](sharp, np.random.default_rng(seed)), size)
-    return Triple(folder, path.name, case, _centre(sharp, size), blurred, restore(engine, blurred))
+    seed = tuple(zlib.crc32(os.fsencode(text)) for text in (f"{folder}/{path.name}", case))
+    blurred = cases[case](sharp, np.random.default_rng(seed))
+    return Blurred(folder, path.name, case, seed, _centre(sharp, size), _centre(blurred, size))
 
 
 def restore(engine: Engine, picture: Picture) -> Picture:
