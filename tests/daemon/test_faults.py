@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import logging
 import os
@@ -271,9 +272,8 @@ def test_two_hundred_reconnects_leave_nothing_behind(client: str) -> None:
         config = load_config(None, {}, [{**stream, "retry_min_s": 0.01, "retry_max_s": 0.01}]).streams[0]
         with open_source(config, StreamStatus("cam")) as source:
             for frame in source:
-                # What libraries and allocators keep for good, they have by the 100th time.
+                # What libraries keep for good, they have by the 100th time.
                 if frame.epoch == (100, 300)[len(taken)]:
-                    gc.collect()
                     taken.append(resources())
                 if len(taken) == 2:
                     break
@@ -281,11 +281,14 @@ def test_two_hundred_reconnects_leave_nothing_behind(client: str) -> None:
     (descriptors, threads, memory), (more_descriptors, more_threads, more_memory) = taken
     assert more_descriptors <= descriptors
     assert more_threads <= threads
-    assert more_memory - memory < 10_000_000, taken
+    assert more_memory - memory < 4_000_000, taken
 
 
 def resources() -> tuple[int, int, int]:
-    """Open descriptors, threads, and bytes of memory."""
+    """Open descriptors, threads, and bytes of memory in use."""
+    gc.collect()
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)  # else what the allocator keeps for later counts, too: up to 50 MB, as threads come and go
     pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
     return len(list(Path("/proc/self/fd").iterdir())), threading.active_count(), pages * 4096
 
