@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
@@ -17,21 +16,15 @@ from engine.protocol import Engine
 from . import pictures
 from .encoding import Encoding
 from .errors import SinkError, SourceError
-from .file_source import FileSource
-from .file_writer import FileWriter
+from .media import open_media
 from .pictures import PictureSource, PictureWriter
 from .pipeline import Pipeline
+from .video import STOP_POLL_S, Progress, VideoJob, VideoResult, restore_video
 
 VIDEO_SUFFIXES: Final = (
     *(".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf"),
     *(".ogv", ".qt", ".ts", ".vob", ".webm", ".wmv"),
 )
-
-STOP_POLL_S: Final = 0.1
-"""How soon a request to stop is noticed."""
-
-Progress = Callable[[int, int | None], None]
-"""Told the frames written and the frames expected, if that is known, after each frame; by any thread."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +37,16 @@ class Job:
 
 @dataclass(frozen=True)
 class Settings:
-    """How results are written. quality: of JPEG and WebP pictures, 1 to 100."""
+    """How results are written.
+
+    quality: of JPEG and WebP pictures, 1 to 100.
+    model_sha256: of the engine's model, so that a video goes on only where it was begun with the same one.
+    """
 
     encoding: Encoding = field(default_factory=Encoding)
     quality: int = 95
     overwrite: bool = False
+    model_sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,6 +55,7 @@ class Outcome:
 
     status: `partial` if some of the source could not be read, and `damage` tells what.
     warnings: what of the source the result does not keep.
+    segments, kept: of a video, its segments, and how many of them were there from an interrupted run.
     """
 
     job: Job
@@ -65,6 +64,8 @@ class Outcome:
     warnings: tuple[str, ...]
     damage: tuple[str, ...]
     seconds: float
+    segments: int = 1
+    kept: int = 0
 
 
 def expand(inputs: list[Path], output: Path) -> list[Job]:
@@ -113,73 +114,71 @@ def enhance(
 ) -> Outcome:
     """Restore one file. Raises SourceError, SinkError or what the engine raises; then there is no result.
 
-    When `stop` is set, KeyboardInterrupt is raised, and there is no result either.
+    When `stop` is set, KeyboardInterrupt is raised, and there is no result either; but of a video, the segments that
+    are done are kept beside it, and the next call goes on from there.
 
     What of a damaged file can be read is restored, and the outcome is `partial`.
     """
     settings = settings or Settings()
     began = time.monotonic()
-    with _source(job) as source:
-        created = _make_folder(job.target.parent)
-        try:
-            with _writer(job, settings, source, progress) as writer:
-                _run(engine, job, source, writer, stop)
-                writer.commit()
-        except BaseException:
-            for folder in created:
-                if not any(folder.iterdir()):
-                    folder.rmdir()
-            raise
+    created: list[Path] = []
+    try:
+        if _is_picture(job.source):
+            done = _restore_picture(job, engine, settings, stop, created)
+        else:
+            done = _restore_video(job, engine, settings, progress, stop, created)
+    except BaseException:
+        for folder in created:
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+        raise
     return Outcome(
         job=job,
-        frames=writer.frames,
-        status="partial" if source.damage else "done",
-        warnings=(*source.warnings, *writer.notes),
-        damage=tuple(source.damage),
+        frames=done.frames,
+        status="partial" if done.damage else "done",
+        warnings=done.warnings,
+        damage=done.damage,
         seconds=time.monotonic() - began,
+        segments=done.segments,
+        kept=done.kept,
     )
 
 
-def _run(
-    engine: Engine,
+def _restore_video(
     job: Job,
-    source: FileSource | PictureSource,
-    writer: FileWriter | PictureWriter,
+    engine: Engine,
+    settings: Settings,
+    progress: Progress | None,
     stop: threading.Event | None,
-) -> None:
-    with Pipeline(engine) as pipeline:
-        stream = pipeline.add(job.source.name, source, writer)
-        try:
-            # Asked for here, because an exception out of a signal handler may strike where nothing can undo the
-            # work, or inside a library that swallows it.
+    created: list[Path],
+) -> VideoResult:
+    open_media(job.source).close()  # before a folder is made
+    created += _make_folder(job.target.parent)
+    return restore_video(
+        VideoJob(job.source, job.target, settings.encoding, settings.overwrite, settings.model_sha256),
+        engine,
+        progress,
+        stop.is_set if stop else lambda: False,
+    )
+
+
+def _restore_picture(
+    job: Job, engine: Engine, settings: Settings, stop: threading.Event | None, created: list[Path]
+) -> VideoResult:
+    upright = not pictures.keeps_orientation(job.target)
+    with PictureSource(job.source, stream=job.source.name, upright=upright) as source:
+        created += _make_folder(job.target.parent)
+        writer = PictureWriter(job.source, job.target, quality=settings.quality, overwrite=settings.overwrite)
+        with writer, Pipeline(engine) as pipeline:
+            stream = pipeline.add(job.source.name, source, writer)
             while not pipeline.wait(STOP_POLL_S):
-                if stop is not None and stop.is_set():
+                if stop and stop.is_set():
+                    writer.abandon()  # else stopping would write the rest first
                     raise KeyboardInterrupt
-        except BaseException:
-            writer.abandon()  # else stopping would write the rest of the file first
-            raise
-    if stream.error is not None:
-        raise stream.error
-
-
-def _source(job: Job) -> FileSource | PictureSource:
-    if _is_picture(job.source):
-        return PictureSource(job.source, stream=job.source.name, upright=not pictures.keeps_orientation(job.target))
-    return FileSource(job.source, stream=job.source.name)
-
-
-def _writer(
-    job: Job, settings: Settings, source: FileSource | PictureSource, progress: Progress | None
-) -> FileWriter | PictureWriter:
-    if isinstance(source, PictureSource):
-        return PictureWriter(job.source, job.target, quality=settings.quality, overwrite=settings.overwrite)
-    expected = source.frames_expected
-
-    def on_frame(frames: int) -> None:
-        if progress:
-            progress(frames, expected)
-
-    return FileWriter(job.source, job.target, settings.encoding, overwrite=settings.overwrite, on_frame=on_frame)
+            if stream.error is not None:
+                raise stream.error
+            writer.commit()
+    return VideoResult(writer.frames, tuple(source.damage), (*source.warnings, *writer.notes))
 
 
 def _make_folder(folder: Path) -> list[Path]:

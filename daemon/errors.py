@@ -22,3 +22,7 @@ class SourceError(DaemonError):
 
 class SinkError(DaemonError):
     """Frames cannot be delivered or written."""
+
+
+class FullDiskError(SinkError):
+    """There is no room for what is written; with more, the same would go on."""

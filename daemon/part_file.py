@@ -8,26 +8,26 @@ from __future__ import annotations
 import os
 import secrets
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from .errors import SinkError
 
 
 class PartFile:
-    """An empty file in `target`'s folder, to be written and then committed or discarded.
+    """An empty file in `target`'s folder, or in `folder` on the same file system, to be written and then committed or
+    discarded.
 
     Raises SinkError if the folder cannot be written, if `target` is `source`, or if it exists and must not be
     replaced.
     """
 
-    def __init__(self, target: Path, *, source: Path, overwrite: bool = False) -> None:
+    def __init__(self, target: Path, *, source: Path, overwrite: bool = False, folder: Path | None = None) -> None:
         self.target, self._overwrite = target, overwrite
-        if not target.name or target.is_dir():
-            raise SinkError(f"{target}: the output must be a file, got a folder")
-        if target.exists() and target.samefile(source):
-            raise SinkError(f"{target}: the output must be another file than the input")
-        self._check_free()
+        check_target(target, source=source, overwrite=overwrite)
         # Short, because the whole name must stay below the file system's limit; the suffix tells FFmpeg the format.
-        self.path = target.with_name(f".{target.stem[:40]}.{secrets.token_hex(4)}.part{target.suffix}")
+        name = f".{target.stem[:40]}.{secrets.token_hex(4)}.part{target.suffix}"
+        self.path = (folder or target.parent) / name
         try:
             # Not by tempfile, whose files are nobody else's to read.
             os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
@@ -36,11 +36,11 @@ class PartFile:
 
     def commit(self) -> None:
         """Make the file durable and give it its name."""
-        self._check_free()
+        _check_free(self.target, self._overwrite)
         try:
-            _sync(self.path)
+            sync(self.path)
             self.path.replace(self.target)
-            _sync(self.target.parent)
+            sync(self.target.parent)
         except OSError as error:
             raise SinkError(f"{self.target}: cannot be written ({error.strerror})") from error
 
@@ -48,14 +48,31 @@ class PartFile:
         """Leave nothing behind; after `commit`, and again, this does nothing."""
         self.path.unlink(missing_ok=True)
 
-    def _check_free(self) -> None:
-        if not self._overwrite and self.target.exists():
-            raise SinkError(f"{self.target}: the output must not exist yet, unless it may be overwritten")
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.discard()
 
 
-def _sync(path: Path) -> None:
+def check_target(target: Path, *, source: Path, overwrite: bool) -> None:
+    """Raises SinkError if `target` is no name for a file, if it is `source`, or exists and must not be replaced."""
+    if not target.name or target.is_dir():
+        raise SinkError(f"{target}: the output must be a file, got a folder")
+    if target.exists() and source.exists() and target.samefile(source):
+        raise SinkError(f"{target}: the output must be another file than the input")
+    _check_free(target, overwrite)
+
+
+def sync(path: Path) -> None:
+    """Make a file, or the names in a folder, durable."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _check_free(target: Path, overwrite: bool) -> None:
+    if not overwrite and target.exists():
+        raise SinkError(f"{target}: the output must not exist yet, unless it may be overwritten")

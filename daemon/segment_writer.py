@@ -1,0 +1,189 @@
+"""One segment of a video, encoded: frames in, a file of packets out.
+
+Knows encoders; nothing of containers, nor of what the neighbouring segments are.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Final, cast
+
+import av
+import cv2
+import numpy as np
+from av.video.codeccontext import VideoCodecContext
+from numpy.typing import NDArray
+
+from .colour import from_rgb
+from .errors import FullDiskError, SinkError
+from .frame import Frame
+from .media import reason
+from .packet_file import PacketFileWriter
+from .video_setup import VideoSetup
+
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_JUMP_BACK_S: Final = 1.0
+
+
+class SegmentWriter:
+    """Encodes restored frames into `path`; a `daemon.sink.Sink`.
+
+    target: the file that the segment is for, for messages.
+    start: frames before it, in units of the time base, are not written: they only give the model its history.
+
+    Nothing is at `path` until `commit`, which comes after `close`.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        target: Path,
+        video: VideoSetup,
+        *,
+        start: int | None = None,
+        on_frame: Callable[[], None] | None = None,
+    ) -> None:
+        self.notes: list[str] = []
+        """One line for each thing that the segment does not keep."""
+        self.frames = 0
+        """Frames written so far; `on_frame` is called after each, by the thread that sends."""
+        self._target, self._video, self._start, self._on_frame = target, video, start, on_frame
+        self._encoder: VideoCodecContext | None = None
+        self._timeline = _Timeline()
+        self._complete = self._closed = self._abandoned = False
+        try:
+            self._packets = PacketFileWriter(path)
+        except OSError as error:
+            raise unwritable(target, error) from error
+
+    def lend(self, frame: Frame) -> NDArray[np.uint8]:
+        return np.empty(frame.pixels.shape, np.uint8)
+
+    def send(self, frame: Frame) -> None:
+        if self._abandoned or self._closed:
+            return
+        if self._start is not None and frame.pts is not None and frame.pts < self._start:
+            return
+        try:
+            self._write(frame)
+        except (av.FFmpegError, ValueError, OSError) as error:
+            self._abandoned = True
+            raise unwritable(self._target, error) from error
+        self.frames += 1
+        if self._on_frame:
+            self._on_frame()
+
+    def close(self) -> None:
+        """Write what the encoder still holds. Raises SinkError."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._abandoned:
+            return
+        try:
+            if self._encoder:
+                self._keep(self._encoder.encode(None))
+            self._complete = True
+        except (av.FFmpegError, ValueError, OSError) as error:
+            raise unwritable(self._target, error) from error
+
+    def commit(self, damage: list[str], warnings: list[str]) -> None:
+        """Give the closed segment its name, with what is known of its source. Raises SinkError."""
+        if not self._complete:
+            raise SinkError(f"{self._target}: a segment was not written to its end")
+        header = (self._encoder.extradata if self._encoder else None) or b""
+        record = SegmentRecord(self.frames, header.hex(), self.notes, damage, warnings)
+        try:
+            self._packets.commit(record.as_json())
+        except OSError as error:
+            raise unwritable(self._target, error) from error
+
+    def abandon(self) -> None:
+        """Write no more, whatever is still sent. Any thread may call this."""
+        self._abandoned = True
+
+    def discard(self) -> None:
+        """Leave nothing of what was not committed."""
+        self._packets.discard()
+
+    def _write(self, frame: Frame) -> None:
+        encoder = self._encoder = self._encoder or self._video.open_encoder()
+        pixels, origin = cast("NDArray[np.uint8]", frame.pixels), _origin_of(frame)
+        if (frame.width, frame.height) != self._video.size:
+            self._note("the frame size changes: all are scaled to the first, {}x{}".format(*self._video.size))
+            pixels = np.asarray(cv2.resize(pixels, self._video.size, interpolation=cv2.INTER_CUBIC), np.uint8)
+            origin = None
+        picture = from_rgb(pixels, self._video.setup.pix_fmt, self._video.setup.colour, origin)
+        picture.time_base = frame.time_base
+        picture.pts, moved = self._timeline.place(frame.pts, frame.time_base, self._video.rate)
+        if moved:
+            self._note("times that go back are moved on")
+        self._keep(encoder.encode(picture))
+
+    def _keep(self, packets: list[av.Packet[Any]]) -> None:
+        for packet in packets:
+            self._packets.write(packet)
+
+    def _note(self, line: str) -> None:
+        if line not in self.notes:
+            self.notes.append(line)
+
+
+@dataclass(frozen=True)
+class SegmentRecord:
+    """What is known of a finished segment.
+
+    header: the encoder's extradata, in hexadecimal; empty where no frame was encoded.
+    damage, warnings, notes: one line for each thing that could not be read, should be known, was not kept.
+    """
+
+    frames: int
+    header: str
+    notes: list[str]
+    damage: list[str]
+    warnings: list[str]
+
+    def as_json(self) -> dict[str, Any]:
+        return dict(self.__dict__)
+
+
+def unwritable(target: Path, error: Exception) -> SinkError:
+    """FullDiskError, or another SinkError, in one line."""
+    why = reason(error) if isinstance(error, av.FFmpegError) else getattr(error, "strerror", None) or str(error)
+    kind = FullDiskError if getattr(error, "errno", None) in _FULL else SinkError
+    return kind(f"{target}: cannot be written ({why.lower()})")
+
+
+def _origin_of(frame: Frame) -> av.VideoFrame | None:
+    """The decoder's frame; None for a frame that no decoder gave in this size."""
+    origin = frame.origin
+    same = isinstance(origin, av.VideoFrame) and (origin.width, origin.height) == (frame.width, frame.height)
+    return origin if same else None
+
+
+class _Timeline:
+    """Puts frames in rising order: a muxer takes nothing else."""
+
+    def __init__(self) -> None:
+        self._last: int | None = None
+        self._shift = 0
+
+    def place(self, pts: int | None, time_base: Fraction, rate: Fraction) -> tuple[int, bool]:
+        """The pts to write, and whether it had to be moved."""
+        step = max(1, round(1 / (rate * time_base)))
+        if pts is None:
+            pts = 0 if self._last is None else self._last + step - self._shift
+        pts += self._shift
+        if self._last is None or pts > self._last:
+            self._last = pts
+            return pts, False
+        if (self._last - pts) * time_base >= _JUMP_BACK_S:  # a clock that began anew: move all that follows
+            self._shift += self._last + step - pts
+            self._last += step
+        else:
+            self._last += 1
+        return self._last, True
