@@ -70,6 +70,8 @@ def _broken(error: OSError | av.FFmpegError, address: Address, options: LiveOpti
         return f"there is no host named {address.host}; check the address"
     if number == errno.ECONNREFUSED:
         return "connection refused; check that the camera is on, and the port of the address"
+    if number == errno.EPROTONOSUPPORT and address.kind == "rtsp":
+        return "the camera does not send over TCP; set transport 'udp'"
     if number in (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN):
         return "the host cannot be reached; check the address and the network"
     if number in (errno.EIO, errno.ECONNRESET, errno.EPIPE):

@@ -150,7 +150,8 @@ def test_the_session_may_be_encrypted(tmp_path):
 def test_what_the_server_does_not_serve_is_said(tmp_path):
     with GstServer(tmp_path, "h264", "--only", "udp") as server:
         assert take(3, "rtp udp", server.url()) == [0, 1, 2]
-        assert "set transport 'udp'" in failure("rtp tcp", server.url())
+        for client in ("ffmpeg tcp", "rtp tcp"):
+            assert "set transport 'udp'" in failure(client, server.url())
         for client in CLIENTS:
             assert "404" in failure(client, server.url(path="other"))
 
