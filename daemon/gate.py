@@ -18,7 +18,7 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Self
 
 import zmq
 from zmq.utils import z85
@@ -29,11 +29,6 @@ from .errors import ConfigError
 from .keys import Keys
 
 log = logging.getLogger(__name__)
-
-Kind = Literal["frames", "control"]
-
-CONNECTIONS: Final[dict[Kind, int]] = {"frames": 1, "control": 2}
-"""Connections of each kind that a client makes: it asks for frames on one to the control endpoint, and pings on one."""
 
 HANDSHAKE_S: Final = 5.0
 """How long a handshake may take: who says nothing until then is disconnected."""
@@ -85,10 +80,12 @@ class _Connection:
 class _Door:
     """A bound socket, and the connections to it by their file descriptors."""
 
-    kind: Kind
+    most: int
     admission: Admission | None
     monitor: zmq.Socket[bytes]
     connections: dict[int, _Connection] = field(default_factory=dict)
+    let_in_s: deque[float] = field(default_factory=deque)
+    """When somebody was let in whose handshake may still be going on."""
     failure: str | None = None
     """Why the handshake failed that fails just now."""
 
@@ -101,12 +98,9 @@ class Gate:
     A key that is taken off the list keeps the connections that it has.
     """
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], max_clients: int) -> None:
-        """At most `max_clients` times CONNECTIONS of each kind, over all sockets."""
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
         self._context = context
-        self._max_clients = max_clients
         self._doors: dict[bytes, _Door] = {}
-        self._let_in: dict[Kind, deque[float]] = {kind: deque() for kind in CONNECTIONS}
         self._lock = threading.Lock()
         self._zap = context.socket(zmq.REP)
         self._zap.setsockopt(zmq.LINGER, 0)
@@ -117,8 +111,8 @@ class Gate:
         self._thread = threading.Thread(target=self._serve, name="gate")
         self._thread.start()
 
-    def guard(self, socket: zmq.Socket[Any], kind: Kind, admission: Admission | None = None) -> None:
-        """Let nobody connect to `socket` unasked, and with an `admission` nobody whose key is not on its list.
+    def guard(self, socket: zmq.Socket[Any], most: int, admission: Admission | None = None) -> None:
+        """Let at most `most` connect to `socket`, and with an `admission` nobody whose key is not on its list.
 
         Before `socket` is bound; not while another thread uses it.
         """
@@ -135,7 +129,7 @@ class Gate:
             monitor = self._context.socket(zmq.PAIR)
             monitor.setsockopt(zmq.LINGER, 0)
             monitor.connect(address)
-            self._doors[domain] = _Door(kind, admission, monitor)
+            self._doors[domain] = _Door(most, admission, monitor)
         self._wake.send(b"\0")
 
     def close(self) -> None:
@@ -210,27 +204,11 @@ class Gate:
                 self._say(f"{peer} was refused: the key {key} is not among those that are allowed")
                 return b"400", b"key not allowed", b""
         now_s = time.monotonic()
-        most = self._max_clients * CONNECTIONS[door.kind]
-        if self._occupied(door.kind, now_s) >= most:
-            self._say(f"{peer} was refused: {most} connections for {door.kind} are there ('publish.max_clients')")
+        if _occupied(door, now_s) >= door.most:
+            self._say(f"{peer} was refused: {door.most} connections are there already ('publish.max_clients')")
             return b"500", b"too many clients", b""
-        self._let_in[door.kind].append(now_s)
+        door.let_in_s.append(now_s)
         return b"200", b"OK", key.encode()
-
-    def _occupied(self, kind: Kind, now_s: float) -> int:
-        """How many others are connected.
-
-        libzmq does not tell whose handshake has ended well. Those that are older than any handshake may be have; of
-        the others, at most as many as were let in since.
-        """
-        since_s = now_s - HANDSHAKE_S - _GRACE_S
-        let_in = self._let_in[kind]
-        while let_in and let_in[0] < since_s:
-            let_in.popleft()
-        connections = [each for door in self._doors.values() if door.kind == kind for each in door.connections.values()]
-        old = sum(each.since_s < since_s for each in connections)
-        young = len(connections) - old
-        return old + min(max(young - 1, 0), len(let_in))  # the one that asks is among the young
 
     def _say(self, line: str) -> None:
         """Log a refusal, at most once a second."""
@@ -241,6 +219,20 @@ class Gate:
         more = f" ({self._unsaid} more since the last one)" if self._unsaid else ""
         log.warning("%s%s", line, more)
         self._said_s, self._unsaid = now_s, 0
+
+
+def _occupied(door: _Door, now_s: float) -> int:
+    """How many others are connected.
+
+    libzmq does not tell whose handshake has ended well. That of all who have been there for longer than one may take
+    has; of the others, at most as many as were let in since.
+    """
+    since_s = now_s - HANDSHAKE_S - _GRACE_S
+    while door.let_in_s and door.let_in_s[0] < since_s:
+        door.let_in_s.popleft()
+    old = sum(each.since_s < since_s for each in door.connections.values())
+    young = len(door.connections) - old
+    return old + min(max(young - 1, 0), len(door.let_in_s))  # the one that asks is among the young
 
 
 def _meant(failure: int, admission: Admission | None) -> str:

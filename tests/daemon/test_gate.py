@@ -22,7 +22,7 @@ from zmq.utils.monitor import recv_monitor_message
 from daemon import gate as gates
 from daemon.allow_list import AllowList
 from daemon.errors import ConfigError
-from daemon.gate import Admission, Gate, Kind, checked_bind
+from daemon.gate import Admission, Gate, checked_bind
 from daemon.keys import HANDSHAKE_EVENTS, Keys, KeysError, is_key, new_keys, public_key
 
 REPOSITORY = Path(__file__).parents[2]
@@ -50,28 +50,20 @@ def client_keys(folder: Path, name: str, daemon: Keys) -> Keys:
 
 
 class House:
-    """Guarded sockets, each at a port of its own. A kind is but a name."""
+    """A guarded socket at a port of its own."""
 
-    def __init__(
-        self,
-        kinds: list[Kind],
-        max_clients: int = 64,
-        admission: Admission | None = None,
-        socket_type: int = zmq.ROUTER,
-    ) -> None:
+    def __init__(self, admission: Admission | None = None, most: int = 64, socket_type: int = zmq.ROUTER) -> None:
         self._context = zmq.Context()
-        self.gate = Gate(self._context, max_clients)
-        self.sockets = [self._context.socket(socket_type) for _ in kinds]
-        for each, kind in zip(self.sockets, kinds, strict=True):
-            each.setsockopt(zmq.LINGER, 0)
-            self.gate.guard(each, kind, admission)
-            each.bind("tcp://127.0.0.1:*")
-        self.endpoints = [each.getsockopt_string(zmq.LAST_ENDPOINT) for each in self.sockets]
+        self._gate = Gate(self._context)
+        self.socket = self._context.socket(socket_type)
+        self.socket.setsockopt(zmq.LINGER, 0)
+        self._gate.guard(self.socket, most, admission)
+        self.socket.bind("tcp://127.0.0.1:*")
+        self.endpoint = self.socket.getsockopt_string(zmq.LAST_ENDPOINT)
 
     def close(self) -> None:
-        for each in self.sockets:
-            each.close()
-        self.gate.close()
+        self.socket.close()
+        self._gate.close()
         self._context.term()
 
     def __enter__(self) -> Self:
@@ -119,21 +111,20 @@ def status(endpoint: str, keys: Keys | None = None) -> int:
 def test_who_has_a_key_on_the_list_is_heard_and_others_are_not(tmp_path: Path, daemon: Keys, allowed: Path) -> None:
     friend, stranger = client_keys(tmp_path, "friend", daemon), client_keys(tmp_path, "stranger", daemon)
     allowed.write_text(f"# who may connect\n\n{friend.public} the friend\n")
-    with House(["control"], admission=Admission(daemon, AllowList(allowed))) as house:
-        with Visitor(house.endpoints[0], stranger) as visitor:
+    with House(Admission(daemon, AllowList(allowed))) as house:
+        with Visitor(house.endpoint, stranger) as visitor:
             assert visitor.status == 400
             with contextlib.suppress(zmq.Again):
                 visitor.socket.send(b"open sesame", zmq.NOBLOCK)
-        with Visitor(house.endpoints[0], friend) as visitor:
+        with Visitor(house.endpoint, friend) as visitor:
             assert visitor.status == 200
             visitor.socket.send(b"hello")
-            (router,) = house.sockets
-            assert router.poll(WAIT_MS)
-            routing_id, text = router.recv_multipart()
+            assert house.socket.poll(WAIT_MS)
+            routing_id, text = house.socket.recv_multipart()
             assert text == b"hello"
-            router.send_multipart([routing_id, b"welcome"])
+            house.socket.send_multipart([routing_id, b"welcome"])
             assert visitor.socket.recv() == b"welcome"
-            assert not router.poll(0)
+            assert not house.socket.poll(0)
 
 
 def test_a_client_in_another_process_is_told_that_its_key_is_not_allowed(
@@ -154,8 +145,8 @@ def test_a_client_in_another_process_is_told_that_its_key_is_not_allowed(
                 socket.disable_monitor()
     """
     public, secret = new_keys(tmp_path / "client")
-    with House(["frames"], admission=Admission(daemon, AllowList(allowed)), socket_type=zmq.XPUB) as house:
-        command = [sys.executable, "-c", textwrap.dedent(program), house.endpoints[0], secret, tmp_path / "daemon.key"]
+    with House(Admission(daemon, AllowList(allowed)), socket_type=zmq.XPUB) as house:
+        command = [sys.executable, "-c", textwrap.dedent(program), house.endpoint, secret, tmp_path / "daemon.key"]
         said = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True, timeout=60).stdout
     assert said == f"the key {public_key(public)} is not among those that it allows\n"
 
@@ -164,8 +155,8 @@ def test_a_client_in_another_process_is_told_that_its_key_is_not_allowed(
 def test_nobody_without_keys_gets_in(
     daemon: Keys, allowed: Path, attempt: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with House(["frames"], admission=Admission(daemon, AllowList(allowed))) as house:
-        assert status(house.endpoints[0], None) != 200
+    with House(Admission(daemon, AllowList(allowed))) as house:
+        assert status(house.endpoint, None) != 200
     assert re.fullmatch(f"{WHO} was refused: it (has no keys|broke off, as one without keys does)", caplog.messages[0])
 
 
@@ -173,8 +164,8 @@ def test_nobody_without_keys_gets_in(
 def test_nobody_with_keys_gets_in_where_there_are_none(
     tmp_path: Path, daemon: Keys, attempt: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with House(["frames"]) as house:
-        assert status(house.endpoints[0], client_keys(tmp_path, "friend", daemon)) != 200
+    with House() as house:
+        assert status(house.endpoint, client_keys(tmp_path, "friend", daemon)) != 200
     reason = "(has keys, where none are asked for|broke off, as one with keys does)"
     assert re.fullmatch(f"{WHO} was refused: it {reason}", caplog.messages[0])
 
@@ -184,8 +175,8 @@ def test_nobody_who_expects_another_daemon_gets_in(
 ) -> None:
     misled = client_keys(tmp_path, "misled", client_keys(tmp_path, "other", daemon))
     allowed.write_text(misled.public)
-    with House(["frames"], admission=Admission(daemon, AllowList(allowed))) as house:
-        assert status(house.endpoints[0], misled) != 200
+    with House(Admission(daemon, AllowList(allowed))) as house:
+        assert status(house.endpoint, misled) != 200
     assert re.fullmatch(f"{WHO} was refused: it expects a daemon with another key", caplog.messages[0])
 
 
@@ -194,8 +185,8 @@ def test_what_the_log_says_of_strangers_names_them_and_no_secret(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     stranger = client_keys(tmp_path, "stranger", daemon)
-    with House(["frames"], admission=Admission(daemon, AllowList(allowed))) as house:
-        assert status(house.endpoints[0], stranger) == 400
+    with House(Admission(daemon, AllowList(allowed))) as house:
+        assert status(house.endpoint, stranger) == 400
     assert caplog.messages == [f"127.0.0.1 was refused: the key {stranger.public} is not among those that are allowed"]
     assert stranger.secret not in caplog.text
     assert daemon.secret not in caplog.text
@@ -205,9 +196,9 @@ def test_a_crowd_of_strangers_is_logged_at_most_once_a_second(
     tmp_path: Path, daemon: Keys, allowed: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     stranger = client_keys(tmp_path, "stranger", daemon)
-    with House(["frames"], admission=Admission(daemon, AllowList(allowed))) as house:
+    with House(Admission(daemon, AllowList(allowed))) as house:
         for _ in range(30):
-            assert status(house.endpoints[0], stranger) == 400
+            assert status(house.endpoint, stranger) == 400
     first, last = caplog.records[0].created, caplog.records[-1].created
     assert len(caplog.records) <= 1 + (last - first) / 0.99
     unsaid = sum(map(int, re.findall(r"\((\d+) more since the last one\)", caplog.text)))
@@ -218,10 +209,10 @@ def test_a_key_that_is_added_gets_in_and_one_that_is_removed_does_not(
     tmp_path: Path, daemon: Keys, allowed: Path
 ) -> None:
     friend = client_keys(tmp_path, "friend", daemon)
-    with House(["control"], admission=Admission(daemon, AllowList(allowed))) as house:
+    with House(Admission(daemon, AllowList(allowed))) as house:
         for text, expected in (("", 400), (friend.public, 200), ("# nobody", 400)):
             allowed.write_text(text)
-            assert status(house.endpoints[0], friend) == expected
+            assert status(house.endpoint, friend) == expected
 
 
 # The list.
@@ -292,41 +283,50 @@ def test_a_list_that_breaks_later_lets_in_what_is_left_of_it(
 
 
 def test_one_client_too_many_is_refused_until_another_has_gone(caplog: pytest.LogCaptureFixture) -> None:
-    with House(["frames"], max_clients=2) as house, Visitor(house.endpoints[0]) as first:
-        with Visitor(house.endpoints[0]) as second:
+    with House(most=2) as house, Visitor(house.endpoint) as first:
+        with Visitor(house.endpoint) as second:
             assert (first.status, second.status) == (200, 200)
-            assert status(house.endpoints[0]) == 500
-        assert status(house.endpoints[0]) == 200
-    assert caplog.messages == ["127.0.0.1 was refused: 2 connections for frames are there ('publish.max_clients')"]
+            assert status(house.endpoint) == 500
+        assert status(house.endpoint) == 200
+    assert caplog.messages == ["127.0.0.1 was refused: 2 connections are there already ('publish.max_clients')"]
 
 
 def test_a_client_with_keys_is_counted_too(tmp_path: Path, daemon: Keys, allowed: Path) -> None:
     friend = client_keys(tmp_path, "friend", daemon)
     allowed.write_text(friend.public)
-    with House(["frames"], 1, Admission(daemon, AllowList(allowed))) as house, Visitor(house.endpoints[0], friend):
-        assert status(house.endpoints[0], friend) == 500
+    with House(Admission(daemon, AllowList(allowed)), most=1) as house, Visitor(house.endpoint, friend):
+        assert status(house.endpoint, friend) == 500
 
 
-def test_all_sockets_of_a_kind_share_the_room_and_each_kind_has_its_own() -> None:
-    with House(["frames", "frames", "control"], max_clients=2) as house, ExitStack() as stack:
-        frames, more_frames, control = house.endpoints
-        for endpoint in (frames, more_frames, control, control, control, control):  # two a client
-            assert stack.enter_context(Visitor(endpoint)).status == 200
-        assert [status(endpoint) for endpoint in house.endpoints] == [500, 500, 500]
+def test_each_socket_has_its_own_room() -> None:
+    with (
+        zmq.Context() as context,
+        Gate(context) as gate,
+        context.socket(zmq.ROUTER) as first,
+        context.socket(zmq.ROUTER) as second,
+        ExitStack() as stack,
+    ):
+        endpoints = []
+        for each in (first, second):
+            gate.guard(each, most=1)
+            each.bind("tcp://127.0.0.1:*")
+            endpoints.append(each.getsockopt_string(zmq.LAST_ENDPOINT))
+        assert [stack.enter_context(Visitor(endpoint)).status for endpoint in endpoints] == [200, 200]
+        assert [status(endpoint) for endpoint in endpoints] == [500, 500]
 
 
 def test_clients_that_come_and_go_leave_nothing_behind() -> None:
-    with House(["control"], max_clients=1) as house:
-        assert [status(house.endpoints[0]) for _ in range(50)] == [200] * 50
+    with House(most=1) as house:
+        assert [status(house.endpoint) for _ in range(50)] == [200] * 50
 
 
 def test_who_has_been_there_for_long_is_still_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gates, "HANDSHAKE_S", 0.1)
     monkeypatch.setattr(gates, "_GRACE_S", 0.0)
-    with House(["frames"], max_clients=1) as house, Visitor(house.endpoints[0]) as first:
-        wait_for_silence_to_end(house.endpoints[0])
+    with House(most=1) as house, Visitor(house.endpoint) as first:
+        wait_for_silence_to_end(house.endpoint)
         assert first.status == 200
-        assert status(house.endpoints[0]) == 500
+        assert status(house.endpoint) == 500
 
 
 def wait_for_silence_to_end(endpoint: str) -> None:
@@ -341,16 +341,16 @@ def test_strangers_who_connect_and_say_nothing_take_no_place_and_are_thrown_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(gates, "HANDSHAKE_S", 1.0)
-    with House(["frames"], max_clients=2) as house, ExitStack() as stack:
-        host, port = house.endpoints[0].removeprefix("tcp://").split(":")
+    with House(most=2) as house, ExitStack() as stack:
+        host, port = house.endpoint.removeprefix("tcp://").split(":")
         silent = [stack.enter_context(socket.create_connection((host, int(port)), timeout=30)) for _ in range(50)]
         for _ in range(2):
-            assert stack.enter_context(Visitor(house.endpoints[0])).status == 200
+            assert stack.enter_context(Visitor(house.endpoint)).status == 200
         for each in silent:
             with contextlib.suppress(ConnectionResetError):
                 while each.recv(4096):
                     pass
-        assert status(house.endpoints[0]) == 500
+        assert status(house.endpoint) == 500
 
 
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x01CURVE" + bytes(15) + bytes(32)
@@ -366,8 +366,8 @@ def test_hostile_bytes_leave_the_gate_as_it_was(
     allowed.write_text(friend.public)
     keys, admission = (friend, Admission(daemon, AllowList(allowed))) if with_keys else (None, None)
     chance = random.Random(7)
-    with House(["control"], max_clients=1, admission=admission) as house, ExitStack() as stack:
-        host, port = house.endpoints[0].removeprefix("tcp://").split(":")
+    with House(admission, most=2) as house, ExitStack() as stack:
+        host, port = house.endpoint.removeprefix("tcp://").split(":")
         for number in range(300):
             data = chance.randbytes(chance.randrange(1, 600))
             if number % 3:  # further in
@@ -376,10 +376,10 @@ def test_hostile_bytes_leave_the_gate_as_it_was(
                 hostile.sendall(data)
                 if number % 5 == 0:
                     hostile.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # ends in a reset
-        wait_for_silence_to_end(house.endpoints[0])  # by now, none of them can count any more
+        wait_for_silence_to_end(house.endpoint)  # by now, none of them can count any more
         for _ in range(2):
-            assert stack.enter_context(Visitor(house.endpoints[0], keys)).status == 200
-        assert status(house.endpoints[0], keys) == 500
+            assert stack.enter_context(Visitor(house.endpoint, keys)).status == 200
+        assert status(house.endpoint, keys) == 500
 
 
 # By address.
