@@ -119,6 +119,7 @@ def enhance(
     crf: Annotated[float | None, typer.Option(min=0, max=63, help="Quality of the encoder; smaller is better.")] = None,
     preset: Annotated[str | None, typer.Option(help="Speed of the encoder, e.g. slow.")] = None,
     lossless: Annotated[bool, typer.Option("--lossless", help="Encode without any loss.")] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="Files that are restored side by side.")] = 1,
     config: ConfigFile = None,
     engine: EngineName = None,
     model: ModelName = None,
@@ -128,7 +129,8 @@ def enhance(
     """Restore files: video in, video out, and everything else in the file kept.
 
     Audio, subtitles, chapters, timestamps, colour tags and metadata stay as they are. Outputs appear under their
-    final name only when they are complete.
+    final name only when they are complete. What was interrupted or killed goes on when the same command is given
+    again.
 
     **Example**: `deblurd enhance holiday.mp4 -o holiday-clear.mp4`
 
@@ -142,7 +144,16 @@ def enhance(
     start_logging("debug" if verbose else "error" if quiet else "warning")
     encoding = given(codec=codec, crf=crf, preset=preset, lossless=lossless or None)
     with stopping() as stop:
-        whole = enhance_files(inputs, output, settings.engine, encoding, overwrite=overwrite, quiet=quiet, stop=stop)
+        whole = enhance_files(
+            inputs,
+            output,
+            settings.engine,
+            encoding,
+            overwrite=overwrite,
+            quiet=quiet,
+            stop=stop,
+            side_by_side=jobs,
+        )
     raise typer.Exit(130 if stop.is_set() else 0 if whole else 1)
 
 

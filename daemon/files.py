@@ -5,7 +5,10 @@ Knows how outcomes are shown; restoring is `daemon.enhance`.
 
 from __future__ import annotations
 
+import hashlib
 import threading
+from collections import Counter
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +26,15 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from engine.model import load_model
+
 from .encoding import Encoding
 from .enhance import Job, Outcome, Settings, enhance, expand
 from .errors import DaemonError
+from .job import is_begun
 from .service import engine_from
 from .settings import EngineConfig
+from .video import how_to_go_on
 
 
 def enhance_files(
@@ -39,54 +46,102 @@ def enhance_files(
     overwrite: bool,
     quiet: bool,
     stop: threading.Event,
+    side_by_side: int = 1,
 ) -> bool:
-    """Restore every input, one after another; True if all of them are whole.
+    """Restore every input, so many `side_by_side`; True if all of them are whole.
 
-    A file that fails gets its line, and the next one has its turn. Errors that concern all of them are raised.
+    Of several, one whose output exists is passed over, and one that fails gets its line, and keeps the others from
+    nothing. Errors that concern all of them are raised.
     """
     console = Console(stderr=True)
     jobs = expand(inputs, output)
-    settings = Settings(encoding=Encoding(**encoding), overwrite=overwrite)
-    whole = True
-    with engine_from(config) as engine, _progress(console, quiet) as progress:
-        for job in jobs:
+    settings = Settings(Encoding(**encoding), overwrite=overwrite, model_sha256=_sha256_of(config.model))
+    counts: Counter[str] = Counter()
+    with (
+        engine_from(config) as engine,
+        _progress(console, quiet) as progress,
+        ThreadPoolExecutor(side_by_side, thread_name_prefix="file") as workers,
+    ):
+
+        def work(job: Job) -> Outcome | None:
+            """None where there is nothing to do, or no time."""
             if stop.is_set():
-                return False
+                raise KeyboardInterrupt
+            if len(jobs) > 1 and not overwrite and job.target.exists() and not is_begun(job.target):
+                return None
             task = progress.add_task(escape(job.source.name), total=None)
             try:
-                outcome = enhance(
+                return enhance(
                     job,
                     engine,
                     settings,
-                    lambda frames, expected, task=task: progress.update(task, completed=frames, total=expected),  # type: ignore[misc]
+                    lambda frames, expected: progress.update(task, completed=frames, total=expected),
                     stop,
                 )
-            except KeyboardInterrupt:
-                return False
-            except DaemonError as error:
-                if len(jobs) == 1:
-                    raise
-                console.print(f"[bold red]failed[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-                whole = False
-            else:
-                progress.update(task, total=outcome.frames, completed=outcome.frames)
-                _tell(console, job, outcome, quiet)
-                whole = whole and outcome.status == "done"
             finally:
                 progress.remove_task(task)
-    return whole
+
+        futures = {workers.submit(work, job): job for job in jobs}
+        try:
+            for future in as_completed(futures):
+                counts[_account(console, futures[future], future, quiet, alone=len(jobs) == 1)] += 1
+        except BaseException:
+            workers.shutdown(cancel_futures=True)
+            raise
+    if len(jobs) > 1 and not quiet:
+        _print(console, _summary(counts))
+    return not counts.keys() - {"done", "skipped"}
+
+
+def _account(console: Console, job: Job, future: Future[Outcome | None], quiet: bool, *, alone: bool) -> str:
+    """Say what became of a job; the word for it."""
+    try:
+        outcome = future.result()
+    except KeyboardInterrupt:
+        if is_begun(job.target):
+            _print(console, f"[yellow]stopped[/] {escape(f'{job.target}: {how_to_go_on(job.target)}')}")
+        return "stopped"
+    except DaemonError as error:
+        if alone:
+            raise
+        _print(console, f"[bold red]failed[/] {escape(str(error))}")
+        return "failed"
+    if outcome is None:
+        if not quiet:
+            _print(console, f"[yellow]skipped[/] {escape(f'{job.target}: it exists')}")
+        return "skipped"
+    _tell(console, job, outcome, quiet)
+    return outcome.status
 
 
 def _tell(console: Console, job: Job, outcome: Outcome, quiet: bool) -> None:
     for line in outcome.damage:
-        console.print(f"[bold red]lost[/] {escape(line)}", highlight=False, soft_wrap=True)
+        _print(console, f"[bold red]lost[/] {escape(line)}")
     if quiet:
         return
     for line in outcome.warnings:
-        console.print(f"[yellow]note[/] {escape(line)}", highlight=False, soft_wrap=True)
-    fps = outcome.frames / outcome.seconds if outcome.seconds else 0.0
-    text = f"{job.target}: {outcome.frames} frames in {outcome.seconds:.1f} s ({fps:.1f} fps)"
-    console.print(f"[green]{outcome.status}[/] {escape(text)}", highlight=False, soft_wrap=True)
+        _print(console, f"[yellow]note[/] {escape(line)}")
+    fps = outcome.frames / outcome.seconds if outcome.seconds and not outcome.kept else 0.0
+    rate = f" ({fps:.1f} fps)" if fps else ""
+    kept = f", {outcome.kept} of {outcome.segments} segments from before" if outcome.kept else ""
+    text = f"{job.target}: {outcome.frames} frames in {outcome.seconds:.1f} s{rate}{kept}"
+    _print(console, f"[green]{outcome.status}[/] {escape(text)}")
+
+
+def _summary(counts: Counter[str]) -> str:
+    """`12 files: 9 done, 1 partial, 2 skipped`."""
+    words = [f"{counts[word]} {word}" for word in ("done", "partial", "skipped", "failed", "stopped") if counts[word]]
+    return f"{counts.total()} files: {', '.join(words)}"
+
+
+def _print(console: Console, line: str) -> None:
+    console.print(line, highlight=False, soft_wrap=True)
+
+
+def _sha256_of(model: str) -> str:
+    """Of all files of a model together."""
+    pinned = load_model(model).manifest.pinned()
+    return hashlib.sha256(" ".join(f"{name} {file.sha256}" for name, file in pinned.items()).encode()).hexdigest()
 
 
 class _Rate(ProgressColumn):
