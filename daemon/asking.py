@@ -62,34 +62,51 @@ class Asker:
         self._connect, self._pulse, self._trouble, self._shares = connect, pulse, trouble, shares
         self._streams = None if streams is None else tuple(streams)
         control.pack_request(Request("next", self._streams))  # if it does not fit, here is where to say so
-        self._memory: SharedMemory | None = None
         self._waiting: OrderedDict[str, wire.Message] = OrderedDict()
         self._newest: dict[str, wire.Message] = {}
         self._keeps_all = False
         self._using, self._closed = threading.Lock(), False
         self._connection, self._bell = connect(), Bell()
-        self._begin()
+        self._shared: tuple[str, SharedMemory | None] = "", None
+        self._contact = 0
+        self._asked_s: float | None = None
+        self._pinged_s: float | None = None
+        self._ask(wait=False)  # the daemon keeps no frames from before
+        self.meet()
         self.before, self._overlaps_until_s = before, time.monotonic() + OVERLAP_S
         if before is not None:
             before.hand_over(self.wake)
 
     @property
     def mode(self) -> str:
-        return "paced" if self._memory is None else "shared"
+        return "paced" if self._memory() is None else "shared"
 
     @property
     def refusal(self) -> str | None:
         return self._connection.refusal
 
-    def _begin(self) -> None:
-        """Say which frames are wanted: the daemon keeps none from before."""
-        self._contact = self._pulse.contacts
-        self._asked_s: float | None = None
-        self._pinged_s: float | None = None
-        welcome = self._pulse.welcome
-        # What is in the hands of the garbage collector from an earlier daemon stays there.
-        self._memory = open_shared(welcome.shared) if welcome and self._shares else None
-        self._ask(wait=False)
+    def meet(self) -> None:
+        """A daemon was found: see whether it has shared memory for this process. Called by the pulse's thread."""
+        welcome, (run_id, memory) = self._pulse.welcome, self._shared
+        if self._shares and welcome is not None and (memory is None or welcome.run_id != run_id):
+            self._shared = welcome.run_id, open_shared(welcome.shared)
+        self.wake()
+        if self._using.acquire(blocking=False):  # else the one that takes does it
+            try:
+                self._ask_anew()
+            finally:
+                self._using.release()
+
+    def _ask_anew(self) -> None:
+        """Of a daemon that was found: perhaps it is another one, and what was asked before is forgotten."""
+        if self._contact != self._pulse.contacts and not self._closed:
+            self._contact, self._pinged_s = self._pulse.contacts, None
+            self._look_for_newer()
+
+    def _memory(self) -> SharedMemory | None:
+        """That of the daemon which is there: what is still held of an earlier one's is not given back to this one."""
+        welcome, (run_id, memory) = self._pulse.welcome, self._shared
+        return memory if welcome is not None and welcome.run_id == run_id else None
 
     def take(self, timeout_s: float | None, halted: Callable[[], bool]) -> wire.Message | None:
         """The next message; None when `halted`, or when it is closed.
@@ -107,7 +124,7 @@ class Asker:
                 if self._closed or halted():
                     return None
                 self._take_over(halted)
-                if self._waiting and self._pinged_s is None:
+                if self._waiting and (self._pinged_s is None or self._pulse.state != "live"):
                     return self._waiting.popitem(last=False)[1]
                 if not self._waiting and (trouble := self._trouble()):
                     raise trouble
@@ -161,8 +178,9 @@ class Asker:
         self._waiting[message.topic] = self._newest[message.topic] = message
 
     def _ask(self, *, wait: bool) -> None:
-        released = () if self._memory is None else self._memory.released()
-        request = Request("next", self._streams, shared=self._memory is not None, wait=wait, release=released)
+        memory = self._memory()
+        released = () if memory is None else memory.released()
+        request = Request("next", self._streams, shared=memory is not None, wait=wait, release=released)
         self._connection.socket.send(control.pack_request(request))
 
     def _look_for_newer(self) -> None:
@@ -175,12 +193,11 @@ class Asker:
     def _keep_asking(self) -> None:
         """Make sure that the daemon knows what is wanted, whatever became of it or of the connection."""
         now = time.monotonic()
-        if self._contact != self._pulse.contacts or (
-            self._pinged_s is not None and now - self._pinged_s > PATIENCE_S and self._pulse.state == "live"
-        ):
+        if self._pinged_s is not None and now - self._pinged_s > PATIENCE_S and self._pulse.state == "live":
             self._connection.close()
             self._connection = self._connect()
-            self._begin()
+            self._contact = 0
+        self._ask_anew()
         if self._pinged_s is None and self._asked_s is None:
             self._ask(wait=True)
             self._asked_s = now
@@ -228,17 +245,16 @@ class Asker:
             raise
         except OSError:
             # From now on as bytes, until a daemon is found again: this frame is lost, and the next one is not.
-            self._memory = None
+            self._shared = self._shared[0], None
             return False
         self._put(message)
         return True
 
     def _in_memory(self, message: wire.Message, segment: wire.Segment) -> wire.Message:
-        run_id = message.header.get("run_id")
-        welcome = self._pulse.welcome
-        if self._memory is None or welcome is None or welcome.run_id != run_id:
+        run_id, memory = self._shared
+        if memory is None or message.header.get("run_id") != run_id:
             raise OSError("a frame of another daemon than the one that was met")
-        return replace(message, payload=self._memory.view(segment))
+        return replace(message, payload=memory.view(segment))
 
     def wake(self) -> None:
         """Let `take` look at its conditions again."""

@@ -29,6 +29,8 @@ from .pulse import LOST_S, Pulse, State
 from .shared import open_shared
 from .subscription import Subscription
 
+__all__ = ["Mode", "OnLost", "PublisherLostError", "RefusedError", "Subscriber"]
+
 Mode = Literal["auto", "newest", "queued", "paced", "shared"]
 OnLost = Literal["wait", "raise"]
 
@@ -191,7 +193,9 @@ class Subscriber:
     def _changed(self) -> None:
         """Called by the pulse."""
         with self._swapping:
-            if self._chooses and not self._closed and isinstance(self._receiver, Subscription):
+            if isinstance(self._receiver, Asker):
+                self._receiver.meet()
+            elif self._chooses and not self._closed:
                 self._choose(self._receiver)
         self.wake()
 

@@ -23,9 +23,11 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from .client import Mode, Subscriber
+from .client import Mode, RefusedError, Subscriber
 from .errors import SinkError, SourceError
 from .frame import Frame
+from .keys import Keys
+from .wire import WireError
 
 STOP_POLL_S = 0.1
 RECENT = 300
@@ -78,10 +80,15 @@ def watch(
     as_json: bool,
     quiet: bool,
     stop: threading.Event,
+    mode: Mode | None = None,
+    control: str | None = None,
+    keys: Keys | None = None,
 ) -> None:
     """Receive until `count` frames are there, none comes for `timeout_s`, or `stop` is set.
 
-    Raises SourceError if no frame comes at all.
+    mode, control, keys: as a Subscriber has them; by default every frame that is saved, printed or counted is queued.
+
+    Raises SourceError if no frame comes at all, or if the daemon does not let this client in.
     """
     if save is not None:
         try:
@@ -90,10 +97,10 @@ def watch(
             raise SinkError(f"{save}: not a folder that can be written ({error.strerror})") from error
     statistics: dict[str, StreamStatistics] = {}
     console = Console(stderr=True)
-    # Saving wants every frame; looking wants the newest.
-    mode: Mode = "queued" if save is not None or as_json or count is not None else "newest"
+    if mode is None:  # saving wants every frame; looking wants the newest
+        mode = "queued" if save is not None or as_json or count is not None else "auto"
     try:
-        subscriber = Subscriber(endpoint, streams, mode=mode)
+        subscriber = Subscriber(endpoint, streams, mode=mode, control=control, keys=keys)
     except ValueError as error:
         raise SourceError(str(error)) from error
     shows = console.is_terminal and not quiet
@@ -103,7 +110,7 @@ def watch(
         while not stop.is_set() and (count is None or received < count):
             now = time.monotonic()
             if shows and now - shown > 0.25:
-                live.update(_table(endpoint, statistics), refresh=True)
+                live.update(_table(endpoint, subscriber, statistics), refresh=True)
                 shown = now
             try:
                 frame = subscriber.receive(STOP_POLL_S)
@@ -113,6 +120,8 @@ def watch(
                 if not received:
                     raise SourceError(f"{endpoint}: no frame came for {timeout_s:g} s") from None
                 break
+            except (RefusedError, WireError) as error:
+                raise SourceError(str(error)) from error
             waiting_since, received = time.monotonic(), received + 1
             statistics.setdefault(frame.stream, StreamStatistics()).count(frame)
             if save is not None:
@@ -120,7 +129,7 @@ def watch(
             if as_json:
                 _print(frame)
     if not quiet:
-        console.print(_table(endpoint, statistics))
+        console.print(_table(endpoint, subscriber, statistics))
 
 
 def _save(frame: Frame, folder: Path) -> None:
@@ -155,8 +164,8 @@ def _print(frame: Frame) -> None:
     sys.stdout.flush()
 
 
-def _table(endpoint: str, statistics: dict[str, StreamStatistics]) -> Table:
-    table = Table(title=escape(endpoint), title_justify="left")
+def _table(endpoint: str, subscriber: Subscriber, statistics: dict[str, StreamStatistics]) -> Table:
+    table = Table(title=f"{escape(endpoint)} ({subscriber.mode}, {subscriber.state})", title_justify="left")
     table.add_column("stream")
     for name in ("size", "frames", "missed", "fps", "age p50", "age p99", "epoch", "clock"):
         table.add_column(name, justify="right")
