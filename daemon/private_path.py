@@ -63,6 +63,8 @@ def bind(socket: zmq.Socket[Any], endpoint: str) -> Bound:
     """
     path = socket_file(endpoint)
     if path is None:
+        if endpoint.count(":") > 2:  # an address of IPv6, for which libzmq must be told
+            socket.setsockopt(zmq.IPV6, 1)
         socket.bind(endpoint)
         return Bound(socket.getsockopt_string(zmq.LAST_ENDPOINT))
     _check_name(path)

@@ -238,6 +238,16 @@ def test_a_name_without_a_file_and_a_port_are_bound_as_they_are(router: zmq.Sock
         assert answers(router, bound.endpoint)
 
 
+def test_an_address_of_ipv6_is_bound(router: zmq.Socket[bytes]) -> None:
+    with socket.socket(socket.AF_INET6) as probe:
+        try:
+            probe.bind(("::1", 0))
+        except OSError:
+            pytest.skip("this host has no IPv6")
+    with bind(router, "tcp://[::1]:*") as bound:
+        assert bound.endpoint.startswith("tcp://[::1]:")
+
+
 # Another user, for whom tests must run as root.
 
 
