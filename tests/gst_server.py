@@ -1,8 +1,9 @@
 """GStreamer's RTSP server, which is not of our making, as a program for the Python that comes with the system.
 
 Knows nothing of the project: it serves at /cam what lies in a folder, one access unit a file, in the order of their
-names, again and again, to each client from the first on. It prints its port when it is ready. Where GStreamer is not
-there it ends with status 3 and says what is missing; Debian has it as gir1.2-gst-rtsp-server-1.0 and python3-gi.
+names, again and again, to each client from the first on; and takes at /record what is published there. It prints its
+port when it is ready. Where GStreamer is not there it ends with status 3 and says what is missing; Debian has it as
+gir1.2-gst-rtsp-server-1.0 and python3-gi.
 """
 
 from __future__ import annotations
@@ -49,13 +50,30 @@ def factory(options: argparse.Namespace) -> GstRtspServer.RTSPMediaFactory:
     if options.only:
         made.set_protocols(getattr(GstRtsp.RTSPLowerTrans, options.only.upper()))
     if options.user:
-        allowed = GstRtspServer.RTSPPermissions()
-        for right in ("access", "construct"):
-            allowed.add_permission_for_role(ROLE, f"media.factory.{right}", True)
-        made.set_permissions(allowed)
+        made.set_permissions(permissions())
     units = [path.read_bytes() for path in sorted(options.folder.iterdir())]
     made.connect("media-configure", lambda _, media: feed(media.get_element(), units, options.rate))
     return made
+
+
+def recorder(options: argparse.Namespace) -> GstRtspServer.RTSPMediaFactory:
+    """What takes the H.264 of a client that publishes it, and adds it to a file."""
+    made = GstRtspServer.RTSPMediaFactory()
+    made.set_transport_mode(GstRtspServer.RTSPTransportMode.RECORD)
+    made.set_latency(0)
+    sink = f"filesink location={options.record} append=true buffer-mode=unbuffered sync=false async=false"
+    made.set_launch(f"( rtph264depay name=depay0 ! h264parse config-interval=-1 ! video/x-h264,{ANNEX_B} ! {sink} )")
+    if options.user:
+        made.set_permissions(permissions())
+    return made
+
+
+def permissions() -> GstRtspServer.RTSPPermissions:
+    """Only who is logged in may come."""
+    allowed = GstRtspServer.RTSPPermissions()
+    for right in ("access", "construct"):
+        allowed.add_permission_for_role(ROLE, f"media.factory.{right}", True)
+    return allowed
 
 
 def feed(pipeline: Gst.Bin, units: list[bytes], rate: int) -> None:
@@ -92,6 +110,7 @@ def main() -> None:
     parser.add_argument("--codec", choices=CODECS, default="h264")
     parser.add_argument("--rate", type=int, default=25, help="frames a second")
     parser.add_argument("--sound", action="store_true", help="a second track beside the video")
+    parser.add_argument("--record", help="where to write what is published at /record")
     parser.add_argument("--port", default="0")
     parser.add_argument("--only", choices=("tcp", "udp"), help="the one transport that is not refused")
     parser.add_argument("--user")
@@ -105,6 +124,8 @@ def main() -> None:
     server.set_address("127.0.0.1")
     server.set_service(options.port)
     server.get_mount_points().add_factory("/cam", factory(options))
+    if options.record:
+        server.get_mount_points().add_factory("/record", recorder(options))
     if options.user:
         server.set_auth(login(options))
     if not server.attach(None):
