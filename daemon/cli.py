@@ -11,11 +11,12 @@ import os
 import sys
 import threading
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 from rich.console import Console
 
+from .keys_cli import keys as keys_app
 from .options import ConfigFile, EngineName, ModelName, Quiet, Verbose, console, given, start_logging
 from .signals import stopping
 from .training_cli import training
@@ -96,16 +97,41 @@ def watch(
     count: Annotated[int | None, typer.Option(min=1, help="End after this many frames.")] = None,
     timeout: Annotated[float | None, typer.Option(min=0.0, help="End when no frame comes for so many seconds.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a frame on standard output.")] = False,
+    mode: Annotated[
+        Literal["auto", "newest", "queued", "paced", "shared"] | None,
+        typer.Option(help="How frames come; queued by default where each of them counts, else auto."),
+    ] = None,
+    control: Annotated[
+        str | None, typer.Option(help="The daemon's control endpoint, if it is not the next port.")
+    ] = None,
+    keys: Annotated[Path | None, typer.Option(help="Our NAME.key_secret, for a daemon that asks for keys.")] = None,
+    server_key: Annotated[Path | None, typer.Option(help="The daemon's NAME.key, with --keys.")] = None,
     quiet: Quiet = False,
 ) -> None:
     """Subscribe to a daemon: live statistics of every stream, and its frames if you want them.
 
     **Example**: `deblurd watch tcp://127.0.0.1:5555 --save frames --count 100`
     """
+    from .keys import Keys
     from .watch import watch as receive
 
+    if (keys is None) != (server_key is None):
+        raise typer.BadParameter("must be given together", param_hint="--keys, --server-key")
+    ours = Keys.load(keys, server_key) if keys else None
     with stopping() as stop:
-        receive(endpoint, stream, save=save, count=count, timeout_s=timeout, as_json=as_json, quiet=quiet, stop=stop)
+        receive(
+            endpoint,
+            stream,
+            save=save,
+            count=count,
+            timeout_s=timeout,
+            as_json=as_json,
+            quiet=quiet,
+            stop=stop,
+            mode=mode,
+            control=control,
+            keys=ours,
+        )
 
 
 @app.command()
@@ -157,6 +183,7 @@ def enhance(
     raise typer.Exit(130 if stop.is_set() else 0 if whole else 1)
 
 
+app.add_typer(keys_app, name="keys")
 app.add_typer(training)  # without a name of its own: its commands stand beside the others
 
 
@@ -211,9 +238,10 @@ def main() -> None:
     from engine.errors import EngineError
 
     from .errors import DaemonError
+    from .keys import KeysError
     from .wire import WireError
 
-    expected: list[type[Exception]] = [DaemonError, EngineError, WireError, _export_error()]
+    expected: list[type[Exception]] = [DaemonError, EngineError, KeysError, WireError, _export_error()]
     try:
         app()
     except tuple(expected) as error:
