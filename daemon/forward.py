@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -129,15 +129,14 @@ class Forward:
             return _Failure("closed")
         assert process.stdin is not None
         assert process.stdout is not None
-        failure = None
         try:
             with suppress(OSError, ValueError):  # it ended at once, and says why; or `stop` closed its input
                 process.stdin.write(f"{self._order.to_json()}\n".encode())
                 process.stdin.flush()
-            failure = self._watch(process)
+            failure, last_words = self._watch(process)
         finally:
             self._end(process)
-        return failure or _Failure(_how_it_ended(process.returncode))
+        return failure or _Failure(_how_it_ended(process.returncode, last_words))
 
     def _start(self) -> subprocess.Popen[bytes] | None:
         with self._lock:
@@ -154,11 +153,11 @@ class Forward:
             self._tell(pid=self._process.pid, place="")
             return self._process
 
-    def _watch(self, process: subprocess.Popen[bytes]) -> _Failure | None:
-        """Read what the process says until it ends; why it broke, if it says so or stands still."""
+    def _watch(self, process: subprocess.Popen[bytes]) -> tuple[_Failure | None, str]:
+        """Read what the process says until it ends: why it broke, if it says so or stands still, and its last words."""
         assert process.stdout is not None
         lines = _Lines(process.stdout.fileno())
-        failure, last_words = None, ""
+        failure, last_words, begun = None, "", False
         try:
             for line in lines.read():
                 said = _parsed(line)
@@ -168,13 +167,13 @@ class Forward:
                 elif "error" in said:
                     failure = _Failure(self._redacted(str(said["error"])), said.get("lasting") is True)
                 else:
-                    lines.patience_s = self._stall_s
+                    lines.patience_s, begun = self._stall_s, True
                     self._hear(said)
         except TimeoutError:
             if failure is None:
-                doing = "takes no video" if self._now.place else "the process does not begin"
+                doing = "takes no video" if begun else "the process does not begin"
                 failure = _Failure(f"{doing} for {lines.patience_s:g} s")
-        return failure or (_Failure(last_words) if last_words else None)
+        return failure, last_words
 
     def _hear(self, said: dict[str, Any]) -> None:
         frames, missed, place = int(said["frames"]), int(said["missed"]), str(said["place"])
@@ -187,7 +186,7 @@ class Forward:
 
     def _tell(self, **changes: Any) -> None:
         with self._changed:
-            self._now = Progress(**{**vars(self._now), **changes})
+            self._now = replace(self._now, **changes)
             self._changed.notify_all()
 
     def _redacted(self, text: str) -> str:
@@ -275,7 +274,7 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
     return said if isinstance(said, dict) and ("error" in said or said.keys() >= _PROGRESS) else None
 
 
-def _how_it_ended(status: int | None) -> str:
+def _how_it_ended(status: int | None, last_words: str) -> str:
     if status is not None and status < 0:
         return f"the process was ended by signal {-status}"
-    return f"the process ended (status {status})"
+    return last_words or f"the process ended (status {status})"

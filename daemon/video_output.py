@@ -36,7 +36,7 @@ ENCODERS: Final[dict[str, dict[str, str]]] = {
     # force-cfr: else the stream itself says that it has as many frames a second as there are ticks.
     "libx264": {"preset": "veryfast", "tune": "zerolatency", "forced-idr": "1", "x264-params": "force-cfr=1"},
     "libx265": {
-        "preset": "superfast",
+        "preset": "ultrafast",
         "tune": "zerolatency",
         "forced-idr": "1",
         "x265-params": "log-level=none",
@@ -226,6 +226,8 @@ def _failure(error: Exception, place: Address | Path) -> SinkError:
         return LastingError("wants a user and password" if place.user is None else "refuses this user and password")
     if isinstance(error, av.error.HTTPForbiddenError | av.error.HTTPNotFoundError):
         return LastingError("takes no video there; check the path of the address")
+    if isinstance(error, av.error.ExperimentalError):
+        return LastingError("AV1 goes into files only, as FFmpeg's RTP has it for a trial; choose another encoder")
     number = getattr(error, "errno", None)
     if number == errno.ECONNREFUSED:
         return SinkError("connection refused; check that the server is on, and the port of the address")

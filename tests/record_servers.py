@@ -99,12 +99,15 @@ class GstRecorder:
 
 
 class YesServer:
-    """Says 200 to everything. A publisher's packets are thrown away; with `freezes`, they are not even read."""
+    """Says 200 to everything, and throws packets away.
 
-    def __init__(self, *, freezes: bool = False) -> None:
-        self._freezes = freezes
+    freezes_at: the request after which it reads no more: RECORD, which it still answers, or an earlier one.
+    """
+
+    def __init__(self, freezes_at: str = "") -> None:
+        self._freezes_at = freezes_at
         self.publishers = 0
-        """How many announced themselves."""
+        """How many came."""
         self._changed = threading.Condition()
         self._server = socket.create_server(("127.0.0.1", 0))
         self._server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # of connections, so that they are soon full
@@ -133,16 +136,19 @@ class YesServer:
                 headers = dict(line.split(": ", 1) for line in lines)
                 length = int(headers.get("Content-Length", 0))
                 stream.read(length)
+                if request.startswith("OPTIONS"):
+                    with self._changed:
+                        self.publishers += 1
+                        self._changed.notify_all()
+                freezes = request.split()[0] == self._freezes_at
+                if freezes and self._freezes_at != "RECORD":
+                    return
                 answer = ["RTSP/1.0 200 OK", f"CSeq: {headers['CSeq']}", "Session: 1"]
                 if "Transport" in headers:
                     answer.append(f"Transport: {headers['Transport']}")
                 stream.write("".join(f"{line}\r\n" for line in [*answer, ""]).encode())
                 stream.flush()
-                if request.startswith("ANNOUNCE"):
-                    with self._changed:
-                        self.publishers += 1
-                        self._changed.notify_all()
-                if request.startswith("RECORD") and self._freezes:
+                if freezes:
                     return
 
     def wait_for(self, publishers: int, timeout_s: float) -> bool:

@@ -89,6 +89,13 @@ class Studio:
             assert time.monotonic() < until_s, forward.status.snapshot()
             frame = self.publish()
 
+    def fail(self, forward: Forward) -> None:
+        """Send frames until its process breaks."""
+        until_s = time.monotonic() + WAIT_S
+        while not forward.wait_for(lambda now: now.restarts > 0, 0.2):
+            assert time.monotonic() < until_s, forward.progress
+            self.publish()
+
 
 @pytest.fixture
 def studio() -> Iterator[Studio]:
@@ -235,12 +242,17 @@ def test_an_encoder_that_does_not_work_here_is_named(studio, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_codec_that_rtsp_does_not_carry_is_named(studio):
+    order = studio.order("", video=VideoOptions("libsvtav1"))
+    with YesServer() as server, Forward(replace(order, target=server.url)) as forward:
+        studio.fail(forward)
+        assert failed(forward).startswith("AV1 goes into files only")
+
+
 def test_a_missing_folder_is_named_and_used_once_it_is_there(studio, tmp_path):
     folder = tmp_path / "not-mounted"
     with Forward(studio.order(folder / "%Y" / "x.mkv"), retry=SOON) as forward:
-        while not forward.progress.restarts:
-            studio.publish()
-            forward.wait_for(lambda now: now.restarts > 0, 0.2)
+        studio.fail(forward)
         assert failed(forward) == f"there is no folder {folder}"
         folder.mkdir()
         studio.begin(forward)
@@ -323,9 +335,7 @@ def test_gstreamers_server_takes_every_frame(studio, tmp_path, login):
 def test_a_wrong_password_is_said_without_saying_it(studio, tmp_path, caplog, login, why):
     options = ("--user", "op", "--password", "another")
     with GstRecorder(tmp_path, *options) as server, Forward(studio.order(server.url(login))) as forward:
-        while not forward.progress.restarts:
-            studio.publish()
-            forward.wait_for(lambda now: now.restarts > 0, 0.2)
+        studio.fail(forward)
         assert failed(forward) == why
     assert why in caplog.text
     assert "s3cret" not in caplog.text + repr(forward.target) + repr(studio.order(server.url(login)))
@@ -334,9 +344,7 @@ def test_a_wrong_password_is_said_without_saying_it(studio, tmp_path, caplog, lo
 def test_a_server_that_is_not_there_yet_is_tried_again(studio):
     port = free_port()
     with Forward(studio.order(f"rtsp://127.0.0.1:{port}/live"), retry=SOON) as forward:
-        while not forward.progress.restarts:
-            studio.publish()
-            forward.wait_for(lambda now: now.restarts > 0, 0.2)
+        studio.fail(forward)
         assert failed(forward).startswith("connection refused")
         server = Listener(port)
         studio.begin(forward)
@@ -345,8 +353,9 @@ def test_a_server_that_is_not_there_yet_is_tried_again(studio):
     server.close()
 
 
-def test_a_server_that_freezes_is_left_and_tried_again_and_nobody_waits_for_it(studio):
-    with YesServer(freezes=True) as server:
+@pytest.mark.parametrize("request_", ["ANNOUNCE", "RECORD"])
+def test_a_server_that_freezes_is_left_and_tried_again_and_nobody_waits_for_it(studio, request_):
+    with YesServer(freezes_at=request_) as server:
         with Forward(studio.order(server.url), retry=SOON, stall_s=1.0) as forward:
             until_s = time.monotonic() + WAIT_S
             while server.publishers < 2:
