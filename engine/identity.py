@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from .model import Model
-from .protocol import EngineOptions, EngineSpec, Frames, Result, State, Ticket, check_batch
+from .protocol import EngineOptions, EngineSpec, Frames, Levels, Result, State, Ticket, check_batch, is_floating
 from .slots import Slots
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ class _Done:
 
 
 class IdentityEngine:
-    """Returns each batch as it came, without a copy; states come back as they were given."""
+    """Returns each batch as it came, without a copy, and of levels a residual of nothing; states come back as given."""
 
     def __init__(self, model: Model, options: EngineOptions) -> None:
         manifest = model.manifest
@@ -45,13 +47,15 @@ class IdentityEngine:
             recurrent=bool(manifest.states),
             whole_frame=manifest.whole_frame,
             concurrent=options.slots,
+            floating=True,
         )
         self._slots = Slots(range(options.slots))
 
-    def submit(self, batch: Frames, states: Sequence[State | None] | None = None) -> Ticket:
+    def submit(self, batch: Frames | Levels, states: Sequence[State | None] | None = None) -> Ticket:
         check_batch(self.spec, batch, states)
+        frames = np.zeros_like(batch) if is_floating(batch) else batch
         slot = self._slots.take()
-        return _Done(Result(batch, tuple(states or [None] * len(batch)), lambda: self._slots.give(slot)))
+        return _Done(Result(frames, tuple(states or [None] * len(batch)), lambda: self._slots.give(slot)))
 
     def close(self) -> None:
         self._slots.close()

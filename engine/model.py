@@ -117,17 +117,26 @@ class Manifest(BaseModel):
 
 @dataclass(frozen=True)
 class Model:
-    """A model whose files have been read and checked: `onnx` holds the f32 graph's bytes, `check` the check pair's."""
+    """A model whose files have been read and checked: `onnx` holds the f32 graph's bytes, `check` the check pair's.
+
+    floating: its graphs take levels in float32 and give a residual; no files are such (`engine.residual`).
+    """
 
     manifest: Manifest
     path: Path
     onnx: bytes
     graphs: Mapping[GraphPrecision, bytes] = field(default_factory=dict)
     check: bytes | None = None
+    floating: bool = False
 
     def graph(self, precision: Precision) -> bytes:
         """The ONNX graph that computes in `precision`."""
         return self.graphs[precision] if precision in ("f16", "int8") else self.onnx
+
+    @property
+    def dtype(self) -> Literal["uint8", "float32"]:
+        """What its graphs take and give."""
+        return "float32" if self.floating else "uint8"
 
     def graph_path(self, precision: Precision) -> Path:
         """Where that graph lies, or belongs."""

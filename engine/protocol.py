@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 Frames = NDArray[np.uint8]
 """A batch of RGB frames, (N, H, W, 3)."""
+
+Levels = NDArray[np.float32]
+"""A batch of RGB frames in levels of 0 to 255, (N, H, W, 3): what is finer than 8 bits is in the fractions."""
 
 State = object
 """The hidden state of one batch item after a frame: an opaque handle, which may live on a device.
@@ -75,6 +78,7 @@ class EngineSpec:
     whole_frame: whether a frame must come in one piece: tiles would not be restored as it would be.
     sizes: tile sizes (H, W), besides `tile`, that it was built to be fastest at; None: it is as good at all others.
     concurrent: batches that are computed at once; those in further slots wait, all but for their transfers.
+    floating: whether batches may be `Levels`. What serves them is made when the first comes, which may take a while.
     """
 
     model: str
@@ -90,16 +94,18 @@ class EngineSpec:
     whole_frame: bool = False
     sizes: Sizes | None = None
     concurrent: int = 1
+    floating: bool = False
 
 
 class Result:
     """What a batch gave. The slot's buffers are lent: `frames` is valid until `release`, or the end of `with`.
 
-    frames: uint8 RGB (N, H, W, 3), as submitted.
+    frames: (N, H, W, 3) as submitted: of `Frames`, the restored ones, uint8 RGB. Of `Levels`, what is to be added to
+        them, in levels, float32; neither rounded nor clipped.
     states: one handle per batch item; of a model without history, None each. Handles outlive the release.
     """
 
-    def __init__(self, frames: Frames, states: Sequence[State | None], release: Callable[[], None]) -> None:
+    def __init__(self, frames: NDArray[Any], states: Sequence[State | None], release: Callable[[], None]) -> None:
         self.frames = frames
         self.states = states
         self._release: Callable[[], None] | None = release
@@ -130,11 +136,12 @@ class Engine(Protocol):
     @property
     def spec(self) -> EngineSpec: ...
 
-    def submit(self, batch: Frames, states: Sequence[State | None] | None = None) -> Ticket:
+    def submit(self, batch: Frames | Levels, states: Sequence[State | None] | None = None) -> Ticket:
         """Start a batch; waits while all slots are taken.
 
         The caller must leave `batch` unchanged until the ticket's result is there. `states` gives one handle
-        per item; None starts them all afresh. Raises EngineError for a batch that the spec forbids, and
+        per item; None starts them all afresh. Those that came of `Frames` serve `Frames`, and those of `Levels`
+        `Levels`. Raises EngineError for a batch that the spec forbids, and
         after `close`.
         """
 
@@ -148,10 +155,17 @@ class Engine(Protocol):
     ) -> None: ...
 
 
-def check_batch(spec: EngineSpec, batch: Frames, states: Sequence[State | None] | None) -> None:
+def is_floating(batch: Frames | Levels) -> bool:
+    """Whether a batch is one of `Levels`."""
+    return batch.dtype == np.float32
+
+
+def check_batch(spec: EngineSpec, batch: Frames | Levels, states: Sequence[State | None] | None) -> None:
     """Refuse a batch that `spec` forbids; every back-end calls it first."""
-    if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[3] != 3:
-        raise EngineError(f"a batch must be uint8 (N, H, W, 3), got {batch.dtype} {batch.shape}")
+    known = batch.dtype == np.uint8 or (spec.floating and is_floating(batch))
+    if not known or batch.ndim != 4 or batch.shape[3] != 3:
+        types = "uint8 or float32" if spec.floating else "uint8"
+        raise EngineError(f"a batch must be {types} (N, H, W, 3), got {batch.dtype} {batch.shape}")
     count, height, width, _ = batch.shape
     if not 1 <= count <= spec.max_batch:
         raise EngineError(f"a batch must hold 1 to {spec.max_batch} frames, got {count}")

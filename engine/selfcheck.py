@@ -17,28 +17,30 @@ import numpy as np
 
 from .errors import EngineError, ModelError
 from .model import Model
-from .protocol import Engine, Frames, State
+from .protocol import Engine, Frames, Levels, State
 
 LEAST_PSNR_DB = 40.0
 """How near the engine must come to the checkpoint. Every allowed precision reaches 48 dB; a broken engine, none."""
 
 
-def self_check(engine: Engine, model: Model) -> None:
+def self_check(engine: Engine, model: Model, *, levels: bool = False) -> None:
     """Restore the model's check pair. Raises EngineError if the result is wrong, black or noise.
+
+    levels: as `Levels`, which engines serve with something that the check without has not seen.
 
     A model without a check pair only has to make a picture of a picture; so has an engine whose tiles are smaller
     than the pair, because a part of it would be restored in other surroundings.
     """
     if model.check is None:
-        _check_alive(engine, model)
+        _check_alive(engine, model, levels)
         return
     blurred, wanted = read_check_pair(model)
     if blurred.shape[1] > engine.spec.tile[0] or blurred.shape[2] > engine.spec.tile[1]:
-        _check_alive(engine, model)
+        _check_alive(engine, model, levels)
         return
     states: Sequence[State | None] | None = None
     for number, (frame, truth) in enumerate(zip(blurred, wanted, strict=True)):
-        restored, states = _restore(engine, frame, states)
+        restored, states = _restore(engine, frame, states, levels)
         psnr_db = _psnr_db(truth, restored)
         if psnr_db < LEAST_PSNR_DB:
             raise EngineError(
@@ -66,13 +68,13 @@ def read_check_pair(model: Model) -> tuple[Frames, Frames]:
     return blurred, restored
 
 
-def _check_alive(engine: Engine, model: Model) -> None:
+def _check_alive(engine: Engine, model: Model, levels: bool) -> None:
     """Refuse black, and what NaN becomes in uint8, for a soft pattern of the smallest allowed size of about 128 px."""
     spec = engine.spec
     height, width = spec.tile if spec.fixed_tile else (math.ceil(128 / spec.stride) * spec.stride,) * 2
     y, x = np.mgrid[: min(height, spec.tile[0]), : min(width, spec.tile[1])]
     waves = [128 + 60 * np.sin(x / (11 + 3 * channel)) * np.cos(y / (17 - 4 * channel)) for channel in range(3)]
-    restored, _ = _restore(engine, np.stack(waves, axis=-1).round().astype(np.uint8), None)
+    restored, _ = _restore(engine, np.stack(waves, axis=-1).round().astype(np.uint8), None, levels)
     if _flat(restored):
         raise EngineError(
             f"{spec.backend} does not compute what model {model.manifest.id!r} should: its self-check must give a"
@@ -81,10 +83,14 @@ def _check_alive(engine: Engine, model: Model) -> None:
 
 
 def _restore(
-    engine: Engine, frame: Frames, states: Sequence[State | None] | None
+    engine: Engine, frame: Frames, states: Sequence[State | None] | None, levels: bool
 ) -> tuple[Frames, Sequence[State | None]]:
-    with engine.submit(frame[None], states).result() as result:
-        return result.frames[0].copy(), result.states
+    batch: Frames | Levels = frame[None].astype(np.float32) if levels else frame[None]
+    with engine.submit(batch, states).result() as result:
+        if not levels:
+            return result.frames[0].copy(), result.states
+        restored = np.nan_to_num(np.rint(frame + result.frames[0]))  # NaN is black, as in uint8
+        return np.clip(restored, 0, 255).astype(np.uint8), result.states
 
 
 def _psnr_db(truth: Frames, restored: Frames) -> float:

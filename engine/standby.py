@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from .errors import EngineError
-from .protocol import Engine, EngineSpec, Frames, Result, Sizes, State, Ticket, check_batch
+from .protocol import Engine, EngineSpec, Frames, Levels, Result, Sizes, State, Ticket, check_batch
 
 if TYPE_CHECKING:
     from typing import Self
@@ -105,7 +105,7 @@ class Standby:
             self._builder = threading.Thread(target=self._build, args=(sizes,), name=f"build {self._name}")
             self._builder.start()
 
-    def submit(self, batch: Frames, states: Sequence[State | None] | None = None) -> Ticket:
+    def submit(self, batch: Frames | Levels, states: Sequence[State | None] | None = None) -> Ticket:
         check_batch(self.spec, batch, states)
         with self._changed:
             if self._closed:
@@ -202,6 +202,8 @@ def _misfit(planned: EngineSpec, new: EngineSpec) -> str:
     (height, width), (new_height, new_width) = planned.tile, new.tile
     if new_height < height or new_width < width or (planned.fixed_tile and new.tile != planned.tile):
         return f"its tiles must be at least {width}x{height}, by which frames are cut, got {new_width}x{new_height}"
+    if planned.floating and not new.floating:
+        return "it must take levels, like the engine that serves"
     for name in ("slots", "max_batch"):
         least, got = getattr(planned, name), getattr(new, name)
         if got < least:

@@ -44,6 +44,25 @@ def brighten_onnx() -> bytes:
     )
 
 
+def brighten_half_onnx() -> bytes:
+    """The same in f16 from end to end, which no float variant can be made of."""
+    onnx = pytest.importorskip("onnx")
+    node, tensor = onnx.helper.make_node, onnx.helper.make_tensor_value_info
+    nodes = [
+        node("Cast", ["frames"], ["levels"], to=onnx.TensorProto.FLOAT16),
+        node("Add", ["levels", "brighter"], ["sum"]),
+        node("Cast", ["sum"], ["restored"], to=onnx.TensorProto.UINT8),
+    ]
+    shape = ["N", "H", "W", 3]
+    return _serialise(
+        onnx,
+        nodes,
+        [tensor("frames", onnx.TensorProto.UINT8, shape)],
+        [tensor("restored", onnx.TensorProto.UINT8, shape)],
+        {"brighter": np.float16(BRIGHTER)},
+    )
+
+
 def constant_onnx(level: float) -> bytes:
     """A model that gives the same for every frame: `level` everywhere, which may be NaN."""
     onnx = pytest.importorskip("onnx")

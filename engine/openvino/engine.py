@@ -20,9 +20,11 @@ from openvino import properties as props
 from ..cache import Cache, open_cache
 from ..errors import DeviceMemoryError, EngineError, ModelError
 from ..model import Manifest, Model, Precision
-from ..protocol import EngineOptions, EngineSpec, Frames, Result, State, check_batch
+from ..protocol import EngineOptions, EngineSpec, Frames, Levels, Result, State, check_batch, is_floating
+from ..selfcheck import self_check
 from ..slots import Slots
 from .precision import compute_in, fastest
+from .residual import lacks, to_residual
 from .shuffle import merge_shuffles
 
 if TYPE_CHECKING:
@@ -52,12 +54,14 @@ NO_MEMORY = (
 
 Shape = tuple[int, int, int]
 """(N, H, W)."""
+Kind = tuple[Shape, bool]
+"""A batch's shape, and whether it is floating."""
 
 
 class _Compiled:
-    """The graph compiled for one shape: a request for every slot, which the first who holds `making` puts there.
+    """The graph compiled for one kind of batch: a request for every slot, made by the first who holds `making`.
 
-    So whoever comes for a shape that is being compiled waits, and the streams of other shapes go on.
+    So whoever comes for a kind that is being compiled waits, and the streams of other kinds go on.
     """
 
     def __init__(self) -> None:
@@ -78,7 +82,7 @@ class _Ticket:
         except RuntimeError as error:
             self._engine._slots.give(self._slot)
             raise _engine_error("OpenVINO failed on a batch", error) from error
-        frames: Frames = self._request.get_tensor("restored").data
+        frames: NDArray[Any] = self._request.get_tensor("restored").data
         states: list[State | None] = [None] * len(frames)
         if self._states:
             states = [tuple(state[i : i + 1] for state in self._states) for i in range(len(frames))]
@@ -126,8 +130,11 @@ class OpenVinoEngine:
             recurrent=bool(self._manifest.states),
             whole_frame=self._manifest.whole_frame,
             concurrent=1 if options.goal == "latency" else options.slots,
+            floating=not lacks(self._model),
         )
-        self._compiled: OrderedDict[Shape, _Compiled] = OrderedDict()
+        self._whole_model, self._levels_checked = model, False
+        self._checking = threading.RLock()
+        self._compiled: OrderedDict[Kind, _Compiled] = OrderedDict()
         self._choosing = threading.Lock()
         self._slots = Slots(range(options.slots))
 
@@ -187,49 +194,54 @@ class OpenVinoEngine:
         except RuntimeError:  # a combination does not tell
             return False
 
-    def _requests(self, shape: Shape) -> list[Any]:
-        """A request for every slot, for batches of `shape`."""
+    def _requests(self, kind: Kind) -> list[Any]:
+        """A request for every slot, for batches of `kind`."""
         with self._choosing:
-            compiled = self._compiled.setdefault(shape, _Compiled())
-            self._compiled.move_to_end(shape)
+            compiled = self._compiled.setdefault(kind, _Compiled())
+            self._compiled.move_to_end(kind)
             while len(self._compiled) > SHAPES_KEPT:
                 self._compiled.popitem(last=False)
         with compiled.making:
             if not compiled.requests:
-                compiled.requests = self._compile(shape)
+                compiled.requests = self._compile(*kind)
         return compiled.requests
 
-    def _compile(self, shape: Shape) -> list[Any]:
+    def _compile(self, shape: Shape, floating: bool) -> list[Any]:
         count, height, width = shape
         shapes: dict[str, list[int]] = {"frames": [count, height, width, 3]}
         for tensor in self._manifest.states:
             shapes[tensor.input] = [count, tensor.channels, height // tensor.scale, width // tensor.scale]
         try:
-            graph = self._model.clone()
+            graph, config = self._model.clone(), self._config
             graph.reshape(shapes)
+            if floating and to_residual(graph) == "difference":
+                config = {**config, **compute_in("f32")}
             merge_shuffles(graph)
-            key = {"graph": self._sha256, "shapes": shapes}
-            compiled = compile_kept(self._core, graph, self._device, self._config, self._cache, key)
+            key = {"graph": self._sha256, "shapes": shapes, **({"floating": True} if floating else {})}
+            compiled = compile_kept(self._core, graph, self._device, config, self._cache, key)
             return [compiled.create_infer_request() for _ in range(self.spec.slots)]
         except RuntimeError as error:
             raise _engine_error(f"OpenVINO does not compile the graph for {width}x{height}", error) from error
 
-    def submit(self, batch: Frames, states: Sequence[State | None] | None = None) -> _Ticket:
+    def submit(self, batch: Frames | Levels, states: Sequence[State | None] | None = None) -> _Ticket:
         check_batch(self.spec, batch, states)
+        if is_floating(batch):
+            self._check_levels()
         slot = self._slots.take()
         try:
-            request = self._requests((batch.shape[0], batch.shape[1], batch.shape[2]))[slot]
+            shape = (batch.shape[0], batch.shape[1], batch.shape[2])
+            request = self._requests((shape, is_floating(batch)))[slot]
             # OpenVINO shares only what it might write to: a frame that is read-only is copied.
             tensors = [ov.Tensor(np.require(batch, requirements=["C", "W"]), shared_memory=True)]
             request.set_tensor("frames", tensors[0])
             new: list[NDArray[np.float32]] = []
             for i, tensor in enumerate(self._manifest.states):
-                shape = (1, tensor.channels, batch.shape[1] // tensor.scale, batch.shape[2] // tensor.scale)
-                blank = np.zeros(shape, np.float32)
+                size = (1, tensor.channels, batch.shape[1] // tensor.scale, batch.shape[2] // tensor.scale)
+                blank = np.zeros(size, np.float32)
                 history = [blank if state is None else state[i] for state in states or [None] * len(batch)]  # type: ignore[index]
                 old = history[0] if len(history) == 1 else np.concatenate(history)
                 # The handles outlive the slot, so each batch writes them into memory of its own.
-                new.append(np.empty((len(batch), *shape[1:]), np.float32))
+                new.append(np.empty((len(batch), *size[1:]), np.float32))
                 for name, array in ((tensor.input, old), (tensor.output, new[-1])):
                     tensors.append(ov.Tensor(array, shared_memory=True))
                     request.set_tensor(name, tensors[-1])
@@ -240,6 +252,17 @@ class OpenVinoEngine:
                 raise _engine_error("OpenVINO refused a batch", error) from error
             raise
         return _Ticket(self, slot, request, tensors, new)
+
+    def _check_levels(self) -> None:
+        """Check what serves `Levels`, once: the engine was checked without."""
+        with self._checking:
+            if not self._levels_checked:
+                self._levels_checked = True  # the check's own batches come here, too
+                try:
+                    self_check(self, self._whole_model, levels=True)
+                except BaseException:
+                    self._levels_checked = False
+                    raise
 
     def close(self) -> None:
         self._slots.close()

@@ -16,10 +16,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..driver import why_no_gpu
 from ..errors import DeviceMemoryError, EngineError
-from ..protocol import Frames
 
 
 class Device:
@@ -57,9 +57,9 @@ class Device:
         finally:
             self._context.pop()
 
-    def page_locked(self, shape: tuple[int, ...]) -> Frames:
-        """Host memory, uint8 of `shape`, that the device copies from and to by itself; for where it is current."""
-        return np.asarray(_PageLocked(self, shape))
+    def page_locked(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+        """Host memory that the device copies from and to by itself; for where it is current."""
+        return np.asarray(_PageLocked(self, shape, dtype))
 
     def out_of_memory(self) -> DeviceMemoryError:
         """The error that says how much memory there is; for where the device is current."""
@@ -70,9 +70,9 @@ class Device:
 class _PageLocked:
     """Page-locked memory. Results are forgotten anywhere, but pycuda frees it only where its device is current."""
 
-    def __init__(self, device: Device, shape: tuple[int, ...]) -> None:
+    def __init__(self, device: Device, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         self._device = device
-        self._array = device.cuda.pagelocked_empty(shape, np.uint8)
+        self._array = device.cuda.pagelocked_empty(shape, dtype)
         self.__array_interface__ = self._array.__array_interface__
 
     def __del__(self) -> None:

@@ -5,6 +5,7 @@ Knows how plan, cache, device and slots go together; nothing of video.
 
 from __future__ import annotations
 
+import importlib
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ..cache import Cache, Key, open_cache
 from ..errors import DeviceMemoryError, EngineError
 from ..model import Manifest, Model, Precision
-from ..protocol import EngineOptions, EngineSpec, Frames, Result, State, Ticket, check_batch
+from ..protocol import EngineOptions, EngineSpec, Frames, Levels, Result, State, Ticket, check_batch, is_floating
 from ..slots import Slots
 from .contexts import Contexts
 from .device import Device, find_device
@@ -28,6 +29,10 @@ from .slot import Shape, Slot
 if TYPE_CHECKING:
     from typing import Self
 
+    from numpy.typing import NDArray
+
+    from ..residual import Variant
+
 log = logging.getLogger(__name__)
 
 MAX_BATCH = 4
@@ -37,7 +42,9 @@ SETTINGS = 1
 
 
 class _Ticket:
-    def __init__(self, engine: TensorRtEngine, slot: Slot, frames: Frames, states: Sequence[State | None]) -> None:
+    def __init__(
+        self, engine: TensorRtEngine, slot: Slot, frames: NDArray[Any], states: Sequence[State | None]
+    ) -> None:
         self._engine, self._slot, self._frames, self._states = engine, slot, frames, states
 
     def result(self) -> Result:
@@ -70,8 +77,10 @@ class TensorRtEngine:
 
     def __init__(self, model: Model, options: EngineOptions) -> None:
         self._device, self._library = find_device(options.device), Library()
+        self._variant = _variant(model, options)
         order = _Order(model, options)
         self.spec = order.spec(f"tensorrt/{self._device.name} {order.precision}", options)
+        self.spec = replace(self.spec, floating=model.floating or self._variant is not None)
         states = model.manifest.states
         with self._device.current():
             self._cache = open_cache(options.cache)
@@ -92,8 +101,10 @@ class TensorRtEngine:
                 self.close()
                 raise
 
-    def submit(self, batch: Frames, states: Sequence[State | None] | None = None) -> Ticket:
+    def submit(self, batch: Frames | Levels, states: Sequence[State | None] | None = None) -> Ticket:
         check_batch(self.spec, batch, states)
+        if is_floating(batch) and self._variant:
+            return self._variant.engine().submit(batch, states)
         size = batch.shape[1], batch.shape[2]
         before = [self._pool.checked(state, size) for state in states or [None] * len(batch)]
         slot = self._slots.take()
@@ -106,6 +117,8 @@ class TensorRtEngine:
         return _Ticket(self, slot, restored, after)
 
     def close(self) -> None:
+        if self._variant:
+            self._variant.close()
         self._slots.close()
         made, self._made = self._made, []
         with self._device.current():
@@ -147,6 +160,18 @@ class TensorRtEngine:
         finally:
             for slot in self._made:
                 slot.forget(shape)
+
+
+def _variant(model: Model, options: EngineOptions) -> Variant | None:
+    """What serves `Levels`: an engine like this one, built when they first come. None where there cannot be one."""
+    try:
+        residual = importlib.import_module("engine.residual")
+    except ImportError:  # the package onnx is not there
+        return None
+    if model.floating or residual.lacking(model):
+        return None
+    variant: Variant = residual.Variant(model, lambda variant: TensorRtEngine(variant, options))
+    return variant
 
 
 class _Order:

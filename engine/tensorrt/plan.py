@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ..errors import DeviceMemoryError, EngineError, ModelError
-from ..model import Manifest, Model, Precision
+from ..model import Model, Precision
 from .library import Library
 from .profiles import Profiles, fitted
 
@@ -32,7 +32,7 @@ def build(
     `timing` is what an earlier build learnt, or empty. Raises ModelError for a graph that TensorRT does not take,
     EngineError if it cannot build it here.
     """
-    trt, manifest, onnx = library.module, model.manifest, model.graph(precision)
+    trt, onnx = library.module, model.graph(precision)
     library.why()  # what was said before does not count
     try:
         builder = trt.Builder(library.logger)
@@ -42,7 +42,7 @@ def build(
     parser = trt.OnnxParser(network, library.logger)
     if not parser.parse(onnx):
         raise ModelError(f"{library.version} does not take the graph{_fault(parser)}")
-    _check_graph(trt, network, manifest)
+    _check_graph(trt, network, model)
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE_BYTES)
     _set_precision(trt, config, precision)
@@ -92,7 +92,8 @@ def _set_precision(trt: Any, config: Any, precision: Precision) -> None:
         config.set_flag(getattr(flags, name))
 
 
-def _check_graph(trt: Any, network: Any, manifest: Manifest) -> None:
+def _check_graph(trt: Any, network: Any, model: Model) -> None:
+    manifest = model.manifest
     takes = {tensor.name: tensor for tensor in map(network.get_input, range(network.num_inputs))}
     gives = {tensor.name: tensor for tensor in map(network.get_output, range(network.num_outputs))}
     need_in = {"frames", *(state.input for state in manifest.states)}
@@ -106,8 +107,9 @@ def _check_graph(trt: Any, network: Any, manifest: Manifest) -> None:
         if takes[state.input].dtype != gives[state.output].dtype:
             raise ModelError(f"{state.input!r} and {state.output!r} must be of one type")
     types = takes["frames"].dtype, gives["restored"].dtype
-    if types != (trt.DataType.UINT8, trt.DataType.UINT8):
-        raise ModelError(f"'frames' and 'restored' must be uint8, got {types[0].name} and {types[1].name}")
+    wanted = trt.DataType.FLOAT if model.floating else trt.DataType.UINT8
+    if types != (wanted, wanted):
+        raise ModelError(f"'frames' and 'restored' must be {model.dtype}, got {types[0].name} and {types[1].name}")
 
 
 def _add_profiles(library: Library, builder: Any, network: Any, config: Any, profiles: Profiles) -> None:

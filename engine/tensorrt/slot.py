@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import DeviceMemoryError, EngineError
 from ..model import StateTensor
-from ..protocol import Frames
+from ..protocol import Frames, Levels
 from .capture import Graph, capture
 from .contexts import Contexts
 from .device import Device
@@ -51,7 +52,9 @@ class Lane:
     ) -> None:
         """`inputs` gives the shape of every input. Raises EngineError, and what pycuda raises."""
         self._device, self._library, self._stream = device, library, stream
-        self.frames, self.restored = (device.page_locked(inputs["frames"]) for _ in range(2))
+        # Frames are bytes, or levels of four.
+        dtype = np.dtype(np.uint8 if engine.get_tensor_dtype("frames").itemsize == 1 else np.float32)
+        self.frames, self.restored = (device.page_locked(inputs["frames"], dtype) for _ in range(2))
         self.memory: dict[str, Any] = {}
         """Device memory by the name of its tensor; that of no tensor is for intermediate results."""
         self._graph: Graph | None = None
@@ -136,7 +139,9 @@ class Slot:
         self._held: tuple[History | None, ...] = ()
         """What the batch in flight reads and writes: its memory must not serve others before."""
 
-    def start(self, batch: Frames, before: Sequence[History | None]) -> tuple[Frames, list[History | None]]:
+    def start(
+        self, batch: Frames | Levels, before: Sequence[History | None]
+    ) -> tuple[NDArray[Any], list[History | None]]:
         """Queue a batch (N, H, W, 3) with the history of each item.
 
         Gives the restored frames and the histories after them, both to be read after `wait`.

@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.backends import cudnn
 
 from ..errors import DeviceMemoryError, EngineError
-from ..protocol import Frames, State
+from ..protocol import Frames, Levels, State
 from .slots import Finish, History, Network, Shape, first_line
 
 log = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ class CudaSlot:
         except DeviceMemoryError:
             return False
 
-    def start(self, batch: Frames, histories: Sequence[History | None]) -> Finish:
+    def start(self, batch: Frames | Levels, histories: Sequence[History | None]) -> Finish:
         shape = batch.shape[0], batch.shape[1], batch.shape[2]
         return self._within_memory(shape, lambda: self._start(shape, batch, histories))
 
@@ -113,7 +113,7 @@ class CudaSlot:
         with self._here():
             self._forget()
 
-    def _start(self, shape: Shape, batch: Frames, histories: Sequence[History | None]) -> Finish:
+    def _start(self, shape: Shape, batch: Frames | Levels, histories: Sequence[History | None]) -> Finish:
         network, stream = self._network, self._stream
         plan = self._plan(shape)
         np.copyto(plan.host_in.numpy(), batch)
@@ -141,7 +141,7 @@ class CudaSlot:
         done.record(stream)
         held = list(histories)
 
-        def finish() -> tuple[Frames, list[State | None]]:
+        def finish() -> tuple[Frames | Levels, list[State | None]]:
             done.synchronize()
             held.clear()
             return plan.host_out.numpy(), states
@@ -154,8 +154,8 @@ class CudaSlot:
             return self._plans[shape]
         with _tuned():
             plan = _Plan(
-                torch.empty((*shape, 3), dtype=torch.uint8, pin_memory=True),
-                torch.empty((*shape, 3), dtype=torch.uint8, pin_memory=True),
+                torch.empty((*shape, 3), dtype=self._network.dtype, pin_memory=True),
+                torch.empty((*shape, 3), dtype=self._network.dtype, pin_memory=True),
                 self._inputs(shape),
             )
             for _ in range(WARM_UPS):
@@ -170,7 +170,7 @@ class CudaSlot:
 
     def _inputs(self, shape: Shape) -> dict[str, Tensor]:
         network = self._network
-        inputs = {"frames": torch.zeros((*shape, 3), dtype=torch.uint8, device=network.device)}
+        inputs = {"frames": torch.zeros((*shape, 3), dtype=network.dtype, device=network.device)}
         for state in network.states:
             inputs[state.input] = torch.zeros(
                 network.state_shape(state, shape), dtype=network.module.takes[state.input], device=network.device

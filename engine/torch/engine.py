@@ -15,7 +15,8 @@ import torch
 
 from ..errors import DeviceMemoryError, EngineError, ModelError
 from ..model import Manifest, Model, Precision
-from ..protocol import EngineOptions, EngineSpec, Frames, Result, State, check_batch
+from ..protocol import EngineOptions, EngineSpec, Frames, Levels, Result, State, Ticket, check_batch, is_floating
+from ..residual import Variant, lacking
 from ..slots import Slots
 from .cuda import MAX_BATCH, Size, lacks_memory, memory_text, open_slots
 from .onnx_module import OnnxModule
@@ -53,7 +54,7 @@ class TorchEngine:
         module = OnnxModule(
             model.graph(graph), model.graph_path(graph), torch.bfloat16 if precision == "bf16" else None
         )
-        _check_ports(module, self._manifest, model.graph_path(graph))
+        _check_ports(module, model, model.graph_path(graph))
         self._network = Network(_moved(module, device), device, self._manifest.states)
         tile = self._manifest.tile(options.tile_px)
         self._all: Sequence[Slot]
@@ -77,7 +78,9 @@ class TorchEngine:
             recurrent=bool(self._manifest.states),
             whole_frame=self._manifest.whole_frame,
             concurrent=1 if device.type == "cuda" else options.slots,
+            floating=model.floating or not lacking(model),
         )
+        self._variant = None if model.floating else Variant(model, lambda variant: TorchEngine(variant, options))
 
     def _choose_precision(self, wanted: str, device: torch.device) -> str:
         if wanted not in ("auto", "f32", "bf16", "f16"):
@@ -98,8 +101,10 @@ class TorchEngine:
         fast_bf16 = has_bf16 if device.type == "cuda" else _cpu_has("amx_bf16")
         return "bf16" if fast_bf16 and "bf16" in allowed else "f32"
 
-    def submit(self, batch: Frames, states: Sequence[State | None] | None = None) -> _Ticket:
+    def submit(self, batch: Frames | Levels, states: Sequence[State | None] | None = None) -> Ticket:
         check_batch(self.spec, batch, states)
+        if is_floating(batch) and self._variant:
+            return self._variant.engine().submit(batch, states)
         histories = self._network.histories((batch.shape[0], batch.shape[1], batch.shape[2]), states)
         slot = self._slots.take()
         try:
@@ -112,6 +117,8 @@ class TorchEngine:
         return _Ticket(finish, lambda: self._slots.give(slot))
 
     def close(self) -> None:
+        if self._variant:
+            self._variant.close()
         self._slots.close()
         for slot in self._all:
             with suppress(RuntimeError):  # a GPU that failed cannot be waited for
@@ -155,7 +162,8 @@ def _cpu_has(*features: str) -> bool:
     return any(has.get(feature) for feature in features)
 
 
-def _check_ports(module: OnnxModule, manifest: Manifest, file: Path) -> None:
+def _check_ports(module: OnnxModule, model: Model, file: Path) -> None:
+    manifest = model.manifest
     need_in = {"frames", *(state.input for state in manifest.states)}
     need_out = {"restored", *(state.output for state in manifest.states)}
     if set(module.takes) != need_in or not need_out <= set(module.gives):
@@ -164,8 +172,8 @@ def _check_ports(module: OnnxModule, manifest: Manifest, file: Path) -> None:
             f" got {', '.join(sorted(module.takes))} and {', '.join(sorted(module.gives))}"
         )
     types = [str(each).removeprefix("torch.") for each in (module.takes["frames"], module.gives["restored"])]
-    if types != ["uint8", "uint8"]:
-        raise ModelError(f"{file}: 'frames' and 'restored' must be uint8, got {types[0]} and {types[1]}")
+    if types != [model.dtype] * 2:
+        raise ModelError(f"{file}: 'frames' and 'restored' must be {model.dtype}, got {types[0]} and {types[1]}")
     for state in manifest.states:
         if module.takes[state.input] != module.gives[state.output]:
             raise ModelError(f"{file}: {state.input!r} and {state.output!r} must be of one type")

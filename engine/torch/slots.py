@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..errors import EngineError
 from ..model import StateTensor
-from ..protocol import Frames, State
+from ..protocol import Frames, Levels, State
 from .onnx_module import OnnxModule
 
 Shape = tuple[int, int, int]
@@ -39,6 +39,11 @@ class Network:
     module: OnnxModule
     device: torch.device
     states: tuple[StateTensor, ...]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the frames."""
+        return self.module.takes["frames"]
 
     def state_shape(self, state: StateTensor, shape: Shape) -> tuple[int, int, int, int]:
         count, height, width = shape
@@ -76,14 +81,14 @@ class Network:
         ]
 
 
-Finish = Callable[[], tuple[Frames, list[State | None]]]
+Finish = Callable[[], tuple[Frames | Levels, list[State | None]]]
 """Waits for a batch that was started, and gives its frames and states; raises what went wrong."""
 
 
 class Slot(Protocol):
     """Where one batch at a time is computed."""
 
-    def start(self, batch: Frames, histories: Sequence[History | None]) -> Finish:
+    def start(self, batch: Frames | Levels, histories: Sequence[History | None]) -> Finish:
         """Start a batch and return at once."""
 
     def close(self) -> None:
@@ -97,10 +102,12 @@ class CpuSlot:
         self._network = network
         self._worker = ThreadPoolExecutor(1, "torch-slot")
 
-    def start(self, batch: Frames, histories: Sequence[History | None]) -> Finish:
+    def start(self, batch: Frames | Levels, histories: Sequence[History | None]) -> Finish:
         return self._worker.submit(self._run, batch, histories).result
 
-    def _run(self, batch: Frames, histories: Sequence[History | None]) -> tuple[Frames, list[State | None]]:
+    def _run(
+        self, batch: Frames | Levels, histories: Sequence[History | None]
+    ) -> tuple[Frames | Levels, list[State | None]]:
         network = self._network
         with torch.inference_mode():
             # torch reads the caller's memory where it can: neither views turned around nor read-only arrays.

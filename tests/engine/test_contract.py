@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from daemon.tiles import TilePlan
 from engine.backends import BACKENDS, open_engine
 from engine.errors import EngineError
-from engine.protocol import Engine, EngineOptions, Frames
+from engine.protocol import Engine, EngineOptions, Frames, Levels
 
 OPTIONS = EngineOptions(precision="f32", slots=2, tile_px=64)
 STAND_IN = "tensorrt on a stand-in"
@@ -166,7 +166,8 @@ def test_a_submit_beyond_the_slots_goes_on_when_one_is_released(case: Case) -> N
 @pytest.mark.parametrize(
     ("batch", "rule"),
     [
-        (np.zeros((1, 8, 8, 3), np.float32), "uint8"),
+        (np.zeros((1, 8, 8, 3), np.float64), "uint8 or float32"),
+        (np.zeros((1, 8, 8, 4), np.float32), r"\(N, H, W, 3\)"),
         (np.zeros((8, 8, 3), np.uint8), r"\(N, H, W, 3\)"),
         (np.zeros((1, 8, 8, 4), np.uint8), r"\(N, H, W, 3\)"),
         (np.zeros((1, 8, 6, 3), np.uint8), "multiples of 4"),
@@ -257,6 +258,53 @@ def test_a_history_of_another_size_is_refused_and_takes_no_slot(echo: Engine) ->
 def test_the_spec_tells_whether_there_is_a_history(case: Case, echo: Engine) -> None:
     assert not case.engine.spec.recurrent
     assert echo.spec.recurrent
+
+
+def levels(*shape: int) -> Levels:
+    """Levels of all fineness, white and black among them."""
+    return np.clip(np.random.default_rng(1).uniform(-20, 275, (*shape, 3)), 0, 255).astype(np.float32)
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 4), (3, 32, 64)])
+def test_levels_come_back_as_a_residual_neither_rounded_nor_clipped(case: Case, shape: tuple[int, int, int]) -> None:
+    assert case.engine.spec.floating
+    with case.engine.submit(levels(*shape)).result() as result:
+        brighter = 0 if case.engine.spec.model == "identity" else models.BRIGHTER
+        assert result.frames.dtype == np.float32
+        np.testing.assert_allclose(result.frames, np.full((*shape, 3), brighter), atol=1e-4)
+
+
+def test_frames_and_levels_are_in_flight_together(case: Case) -> None:
+    batch = frames(1, 8, 8)
+    first, second = case.engine.submit(levels(1, 8, 8)), case.engine.submit(batch)
+    with first.result() as a, second.result() as b:
+        assert a.frames.dtype == np.float32
+        np.testing.assert_array_equal(b.frames, case.expected(batch))
+
+
+def test_a_history_is_carried_through_levels(echo: Engine) -> None:
+    with echo.submit(np.full((1, 8, 8, 3), 40.25, np.float32)).result() as first:
+        np.testing.assert_allclose(first.frames, 0, atol=1e-4)
+        states = first.states
+    with echo.submit(np.full((1, 8, 8, 3), 100.5, np.float32), states).result() as second:
+        np.testing.assert_allclose(second.frames, 40.25 / 2, atol=1e-4)
+
+
+def test_a_closed_engine_refuses_levels(case: Case) -> None:
+    case.engine.submit(levels(1, 8, 8)).result().release()
+    case.engine.close()
+    with pytest.raises(EngineError, match="closed"):
+        case.engine.submit(levels(1, 8, 8))
+
+
+@pytest.mark.parametrize("name", COMPUTING)
+def test_a_graph_of_another_shape_takes_frames_alone(name: str, tmp_path: Path) -> None:
+    with opened(name, models.write_model(tmp_path, models.brighten_half_onnx())) as engine:
+        assert not engine.spec.floating
+        with engine.submit(frames(1, 8, 8) // 2).result() as result:
+            np.testing.assert_array_equal(result.frames, frames(1, 8, 8) // 2 + models.BRIGHTER)
+        with pytest.raises(EngineError, match="must be uint8"):
+            engine.submit(levels(1, 8, 8))
 
 
 def _in_thread(call: Callable[[], object]) -> Callable[[], BaseException | None]:

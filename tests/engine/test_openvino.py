@@ -131,11 +131,11 @@ def test_a_stream_is_served_while_a_shape_is_compiled_for_another(tiny: Model, m
     with OpenVinoEngine(tiny, F32) as engine:
         compile_shape = engine._compile
 
-        def compile_slowly(shape: Shape) -> list[object]:
+        def compile_slowly(shape: Shape, floating: bool) -> list[object]:
             if shape == (1, 32, 32):
                 compiling.set()
                 assert go_on.wait(30)
-            return compile_shape(shape)
+            return compile_shape(shape, floating)
 
         monkeypatch.setattr(engine, "_compile", compile_slowly)
         other: list[Frames] = []

@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 
 from engine.backends import open_engine
 from engine.errors import EngineError, ModelError
-from engine.model import PinnedFile
+from engine.identity import IdentityEngine
+from engine.model import PinnedFile, load_model
 from engine.protocol import EngineOptions
+from engine.selfcheck import self_check
 
 
 def check_pair(folder: Path, **arrays: NDArray[np.generic]) -> PinnedFile:
@@ -53,6 +55,19 @@ def test_an_engine_that_computes_something_else_is_refused_by_how_far_off_it_is(
     assert line.startswith("openvino/CPU ")
     assert "'tiny'" in line
     assert "within 40 dB of the checkpoint, got 28." in line
+
+
+def test_levels_are_checked_when_they_first_come(tmp_path: Path) -> None:
+    blurred = noise(1, 32, 32)
+    pair = check_pair(tmp_path, blurred=blurred, restored=models.brightened(blurred))
+    model = load_model(str(models.write_model(tmp_path, models.brighten_onnx(), check=pair)))
+    with open_engine("openvino", str(model.path)) as engine:
+        self_check(engine, model, levels=True)
+    with (
+        IdentityEngine(model, EngineOptions()) as engine,
+        pytest.raises(EngineError, match=r"within 40 dB .* got 28\."),
+    ):
+        self_check(engine, model, levels=True)
 
 
 def test_an_engine_of_tiles_smaller_than_the_pair_is_still_checked_for_life(tmp_path: Path) -> None:

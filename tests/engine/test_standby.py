@@ -416,6 +416,7 @@ def test_one_that_computes_something_else_never_serves(tmp_path: Path, gate: thr
         ({"stride": 8}, "its stride must be 4"),
         ({"fixed_tile": True}, "its fixed_tile must be False"),
         ({"recurrent": True}, "its recurrent must be False"),
+        ({"floating": False}, "it must take levels"),
     ],
 )
 def test_one_that_takes_less_than_the_one_that_serves_is_refused(
