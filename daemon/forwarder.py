@@ -37,6 +37,9 @@ DRAIN_S: Final = 0.5
 QUIET_S: Final = 0.2
 """After the order to stop, frames that are on their way already are taken, until none comes for a moment."""
 
+LAST_S: Final = 5.0
+"""How long after the order to stop the process lives at most: who would have ended it may be gone."""
+
 
 @dataclass(frozen=True)
 class Order:
@@ -250,12 +253,14 @@ def _read_line() -> str:
 
 
 def _on_end_of_input(do: Callable[[], None]) -> None:
-    """`do` it at the end of standard input, or at SIGTERM."""
+    """`do` it at the end of standard input, or at SIGTERM; what is stuck then ends all the same."""
 
     def wait() -> None:
         while os.read(0, 4096):
             pass
         do()
+        threading.Event().wait(LAST_S)
+        os._exit(1)
 
     signal.signal(signal.SIGTERM, lambda *_: do())
     # A daemon: nothing can end its wait when the process ends before its input.

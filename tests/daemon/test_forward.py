@@ -283,20 +283,35 @@ def test_a_file_that_is_taken_away_is_followed_by_the_next(studio, tmp_path):
     assert numbers_in(list(tmp_path.iterdir()))[-1] == studio.sent - 1
 
 
-def test_the_process_ends_its_file_when_who_started_it_is_no_more(studio, tmp_path):
+def started(order: Order) -> subprocess.Popen[str]:
+    """The process alone, with its order."""
     process = subprocess.Popen(
         [sys.executable, "-m", "daemon.forwarder"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.write(studio.order(tmp_path / "x.mkv").to_json() + "\n")
+    process.stdin.write(order.to_json() + "\n")
     process.stdin.flush()
+    return process
+
+
+def test_the_process_ends_its_file_when_who_started_it_is_no_more(studio, tmp_path):
+    process = started(studio.order(tmp_path / "x.mkv"))
+    assert process.stdout is not None
     while '"seq": -1' in process.stdout.readline():
         studio.publish()
     process.communicate(timeout=WAIT_S)  # closes its input
     assert process.returncode == 0
     with av.open(str(tmp_path / "x.mkv")) as container:
         assert container.duration is not None
+
+
+def test_the_process_ends_when_who_started_it_is_no_more_even_if_a_server_freezes_it(studio):
+    with YesServer("ANNOUNCE") as server:
+        process = started(studio.order(server.url))
+        while not server.wait_for(1, 0.1):
+            studio.publish()
+        process.communicate(timeout=WAIT_S)
+        assert process.returncode == 1
 
 
 def test_a_server_gets_every_frame_at_its_time(studio):
