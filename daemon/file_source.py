@@ -19,15 +19,17 @@ from typing import Any, Final, Literal, Self, cast
 import av
 from av.video.stream import VideoStream
 
-from .colour import colour_of, depth_of, to_rgb
+from .colour import colour_of, depth_of, to_deep_rgb, to_rgb
 from .errors import SourceError
-from .frame import Frame
+from .frame import Frame, Pixels
 from .media import best_video, cut_off, duration_s, open_media, reason
 from .plan import KeyFrame
+from .planes import Original
 
 MAX_PIXELS: Final = 8192 * 8192
 _MOST_DAMAGE_LINES: Final = 20
 _MOST_READ_ERRORS: Final = 100  # in a row
+_REORDER_S: Final = 5  # beyond which no frame is expected to come late
 _SEEK_BACK_S: Final = 5  # beyond a key frame, where the container cannot seek to it exactly, as in MPEG-TS
 
 Threads = Literal["auto", "slice"]
@@ -43,6 +45,7 @@ class FileSource:
     key: decode from exactly this key frame on, which comes at `start` or before it, and so the same wherever the
         container's index leads; `daemon.plan` finds it.
     prime: so many frames before `start` are yielded too, if there are as many after `key`.
+    deep: pixels are uint16 where the video has more than 8 bits.
 
     What is damaged does not end the iteration: it is passed over, and described in `damage`. `seq` counts the
     frames that are yielded from 0.
@@ -60,6 +63,7 @@ class FileSource:
         stop: int | None = None,
         key: KeyFrame | None = None,
         prime: int = 0,
+        deep: bool = False,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
         self.path, self.name = path, stream
@@ -68,7 +72,9 @@ class FileSource:
         self.warnings: list[str] = []
         """One line for each thing about the frames that the reader should know."""
         self._threads, self._start, self._stop, self._max_pixels = threads, start, stop, max_pixels
-        self._key, self._prime = key, prime
+        self._key, self._prime, self._deep = key, prime, deep
+        self.depth = 8
+        """Bits a colour of the frames that were yielded."""
         self._closed = False
         self._open()
 
@@ -113,7 +119,7 @@ class FileSource:
             began = time.monotonic_ns()
             if not seq:
                 self._look_at(frame)
-            pixels = to_rgb(frame)
+            pixels = self._pixels_of(frame)
             arrived = time.monotonic_ns()
             yield Frame(
                 stream=self.name,
@@ -127,7 +133,7 @@ class FileSource:
                 sample_aspect_ratio=self._video.sample_aspect_ratio or Fraction(1),
                 rotation=frame.rotation,
                 spent_ns={"decode": decoded.decode_ns, "convert": arrived - began},
-                origin=frame,
+                origin=Original(frame, pixels),
             )
             seq += 1
         if not seq and not self._closed and self._start is None and self._stop is None:
@@ -151,7 +157,9 @@ class FileSource:
         before: deque[_Decoded] = deque(maxlen=self._prime)
         for item in self._decoded_from_start():
             if self._stop is not None and item.pts >= self._stop:
-                break
+                if (item.pts - self._stop) * self.time_base > _REORDER_S:
+                    break
+                continue  # beside damage, decoders give frames out of order: more may come that belong here
             self._damaged_frames += item.frame.is_corrupt and self._counts(item.pts)
             if self._start is not None and item.pts < self._start:
                 before.append(item)
@@ -220,8 +228,11 @@ class FileSource:
         """The video's packets, and None at the end, which makes the decoder give what it holds.
 
         key: the first to be given; none comes where it was missed.
+
+        The end is also where `stop` is: at the first packet after a key frame from `stop` on that is shown after it.
         """
         errors = 0
+        closing: int | None = None  # pts of that key frame
         packets = self._container.demux()
         while errors < _MOST_READ_ERRORS and not self._closed:
             try:
@@ -245,6 +256,11 @@ class FileSource:
                     return
                 continue
             key = None
+            if self._stop is not None and packet.pts is not None and self._container.format.name != "avi":
+                if closing is not None and packet.pts > closing:
+                    break
+                if closing is None and packet.is_keyframe and packet.pts >= self._stop:
+                    closing = packet.pts
             yield cast("av.Packet[VideoStream]", packet)
         if not self._closed:
             yield None
@@ -279,10 +295,12 @@ class FileSource:
             end = (packet.pts + (packet.duration or 0)) * packet.time_base
             self._end_s = max(self._end_s, float(end))
 
-    def _look_at(self, frame: av.VideoFrame) -> None:
+    def _pixels_of(self, frame: av.VideoFrame) -> Pixels:
         depth = depth_of(frame.format.name)
-        if depth > 8:
-            self.warnings.append(f"restored at 8 bits: the video has {depth}")
+        self.depth = max(self.depth, depth)
+        return to_deep_rgb(frame) if self._deep and depth > 8 else to_rgb(frame)
+
+    def _look_at(self, frame: av.VideoFrame) -> None:
         if frame.interlaced_frame:
             self.warnings.append("the video is interlaced: its frames are restored as they are")
 

@@ -121,6 +121,15 @@ class PacketFile:
         self.close()
 
 
+def is_whole(path: Path) -> bool:
+    """Whether there is a committed file of packets."""
+    try:
+        PacketFile(path).close()
+    except (OSError, ValueError):
+        return False
+    return True
+
+
 def _side_data(kind: str, data: bytes) -> PacketSideData:
     made: Any = cast(Any, PacketSideData)(packet_sidedata_type_from_literal(cast(Any, kind)), len(data))
     if data:

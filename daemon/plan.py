@@ -24,7 +24,7 @@ PRIME_FRAMES: Final = 8
 
 @dataclass(frozen=True)
 class KeyFrame:
-    """Where decoding may begin; times in units of the stream's time base."""
+    """Where decoding may begin; times in units of the stream's time base. dts: pts where the file tells none."""
 
     pts: int
     dts: int
@@ -114,18 +114,19 @@ class _Cutter:
         self._packets += shown
         if self.why_one:
             return
-        if pts is None or dts is None:
+        if pts is None:
             self.why_one = "it has frames without times"
             return
         if pts in self._times or (self._cuts and pts < self._cuts[-1].key.pts):
             self.why_one = "its times repeat"
             return
-        if self._last_dts is not None and dts < self._last_dts:
-            self.why_one = "its times go back"
-            return
-        self._last_dts = dts
+        if dts is not None:  # Matroska has none, and FFmpeg makes up those of later packets only
+            if self._last_dts is not None and dts < self._last_dts:
+                self.why_one = "its times go back"
+                return
+            self._last_dts = dts
         if is_key and (self._highest is None or pts > self._highest):
-            self._see_key(KeyFrame(pts, dts))
+            self._see_key(KeyFrame(pts, pts if dts is None else dts))
         elif self._candidate and pts < self._candidate.key.pts:
             # What is shown before a key frame may follow it at once, as in open groups of pictures, and never later.
             if self._trailing:

@@ -10,19 +10,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import av
-import cv2
 import numpy as np
 from av.video.codeccontext import VideoCodecContext
-from numpy.typing import NDArray
 
-from .colour import from_rgb
 from .errors import FullDiskError, SinkError
-from .frame import Frame
+from .frame import Frame, Pixels
 from .media import reason
 from .packet_file import PacketFileWriter
+from .planes import with_change
 from .video_setup import VideoSetup
 
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -30,10 +28,13 @@ _JUMP_BACK_S: Final = 1.0
 
 
 class SegmentWriter:
-    """Encodes restored frames into `path`; a `daemon.sink.Sink`.
+    """Encodes restored frames into `path`; a `daemon.sink.Sink` of frames whose `origin` is a `daemon.planes.Original`.
 
     target: the file that the segment is for, for messages.
-    start: frames before it, in units of the time base, are not written: they only give the model its history.
+    start, stop: frames outside, in units of the time base, are not written: those before only give the model its
+        history.
+    regular: the file's own times are known to rise: where a frame's does not, the decoder gave it out of order, as
+        they do beside damage. Else a clock may have begun anew.
 
     Nothing is at `path` until `commit`, which comes after `close`.
     """
@@ -45,23 +46,26 @@ class SegmentWriter:
         video: VideoSetup,
         *,
         start: int | None = None,
+        stop: int | None = None,
+        regular: bool = False,
         on_frame: Callable[[], None] | None = None,
     ) -> None:
         self.notes: list[str] = []
         """One line for each thing that the segment does not keep."""
         self.frames = 0
         """Frames written so far; `on_frame` is called after each, by the thread that sends."""
-        self._target, self._video, self._start, self._on_frame = target, video, start, on_frame
+        self._target, self._video, self._on_frame = target, video, on_frame
+        self._start, self._stop = start, stop
         self._encoder: VideoCodecContext | None = None
-        self._timeline = _Timeline()
+        self._timeline = _Timeline(regular)
         self._complete = self._closed = self._abandoned = False
         try:
             self._packets = PacketFileWriter(path)
         except OSError as error:
             raise unwritable(target, error) from error
 
-    def lend(self, frame: Frame) -> NDArray[np.uint8]:
-        return np.empty(frame.pixels.shape, np.uint8)
+    def lend(self, frame: Frame) -> Pixels:
+        return np.empty_like(frame.pixels)
 
     def send(self, frame: Frame) -> None:
         if self._abandoned or self._closed:
@@ -112,16 +116,17 @@ class SegmentWriter:
 
     def _write(self, frame: Frame) -> None:
         encoder = self._encoder = self._encoder or self._video.open_encoder()
-        pixels, origin = cast("NDArray[np.uint8]", frame.pixels), _origin_of(frame)
         if (frame.width, frame.height) != self._video.size:
             self._note("the frame size changes: all are scaled to the first, {}x{}".format(*self._video.size))
-            pixels = np.asarray(cv2.resize(pixels, self._video.size, interpolation=cv2.INTER_CUBIC), np.uint8)
-            origin = None
-        picture = from_rgb(pixels, self._video.setup.pix_fmt, self._video.setup.colour, origin)
+        setup = self._video.setup
+        picture = with_change(frame.origin, frame.pixels, setup.pix_fmt, setup.colour, self._video.size)
         picture.time_base = frame.time_base
         picture.pts, moved = self._timeline.place(frame.pts, frame.time_base, self._video.rate)
         if moved:
             self._note("times that go back are moved on")
+        if self._stop is not None and picture.pts >= self._stop:  # which the next segment's frame has
+            self._note("frames out of order at the end of a segment are left out")
+            return
         self._keep(encoder.encode(picture))
 
     def _keep(self, packets: list[av.Packet[Any]]) -> None:
@@ -158,17 +163,11 @@ def unwritable(target: Path, error: Exception) -> SinkError:
     return kind(f"{target}: cannot be written ({why.lower()})")
 
 
-def _origin_of(frame: Frame) -> av.VideoFrame | None:
-    """The decoder's frame; None for a frame that no decoder gave in this size."""
-    origin = frame.origin
-    same = isinstance(origin, av.VideoFrame) and (origin.width, origin.height) == (frame.width, frame.height)
-    return origin if same else None
-
-
 class _Timeline:
     """Puts frames in rising order: a muxer takes nothing else."""
 
-    def __init__(self) -> None:
+    def __init__(self, regular: bool) -> None:
+        self._regular = regular
         self._last: int | None = None
         self._shift = 0
 
@@ -181,7 +180,9 @@ class _Timeline:
         if self._last is None or pts > self._last:
             self._last = pts
             return pts, False
-        if (self._last - pts) * time_base >= _JUMP_BACK_S:  # a clock that began anew: move all that follows
+        if (
+            not self._regular and (self._last - pts) * time_base >= _JUMP_BACK_S
+        ):  # a clock that began anew: move all that follows
             self._shift += self._last + step - pts
             self._last += step
         else:

@@ -21,10 +21,10 @@ from engine.protocol import Engine, EngineSpec
 
 from .assembly import Assembly, together
 from .encoding import Encoding
-from .errors import DaemonError, FullDiskError, SinkError, SourceError
+from .errors import DaemonError, FullDiskError, SourceError
 from .file_source import FileSource
 from .job import Fingerprint, Job, fingerprint_of, is_begun, job_folder
-from .packet_file import PacketFile
+from .packet_file import PacketFile, is_whole
 from .part_file import PartFile, check_target
 from .pipeline import Pipeline
 from .plan import PRIME_FRAMES, Plan, Segment, plan_of
@@ -68,13 +68,17 @@ class VideoResult:
 
 @dataclass(frozen=True)
 class SegmentTask:
-    """A segment to be restored into `path`; all that a process needs to know besides its engine."""
+    """A segment to be restored into `path`; all that a process needs to know besides its engine.
+
+    regular: the times of the whole video rise. prime: frames before the segment that the model must see.
+    """
 
     source: Path
     target: Path
     path: Path
     segment: Segment
     video: VideoSetup
+    regular: bool
     prime: int
 
 
@@ -128,9 +132,9 @@ def _restore(
     _check_container(job, folder, video)
     prime = PRIME_FRAMES if engine.spec.recurrent else 0
     missing = [
-        SegmentTask(job.source, job.target, path, segment, video, prime)
+        SegmentTask(job.source, job.target, path, segment, video, not plan.why_one, prime)
         for segment in plan.segments
-        if not (path := folder.segment(segment.index)).exists()
+        if not is_whole(path := folder.segment(segment.index))
     ]
     kept = len(plan.segments) - len(missing)
     if kept:
@@ -191,7 +195,13 @@ class _Running:
         )
         try:
             self.writer = SegmentWriter(
-                task.path, task.target, task.video, start=start.pts if start else None, on_frame=on_frame
+                task.path,
+                task.target,
+                task.video,
+                start=start.pts if start else None,
+                stop=segment.stop,
+                regular=task.regular,
+                on_frame=on_frame,
             )
         except BaseException:
             self.source.__exit__(None, None, None)
@@ -233,7 +243,7 @@ def _put_together(
     with PartFile(job.target, source=job.source, overwrite=job.overwrite, folder=folder.folder) as part:
         with Assembly(job.source, part.path, job.target, video) as assembly:
             for segment in plan.segments:
-                with _opened(job, folder, segment) as packets:
+                with PacketFile(folder.segment(segment.index)) as packets:
                     records.append(SegmentRecord(**packets.record))
                     assembly.add(segment.index, packets, asked_to_stop)
             frames = sum(record.frames for record in records)
@@ -254,15 +264,6 @@ def _put_together(
         part.commit()
     folder.remove()
     return result
-
-
-def _opened(job: VideoJob, folder: Job, segment: Segment) -> PacketFile:
-    path = folder.segment(segment.index)
-    try:
-        return PacketFile(path)
-    except (OSError, ValueError) as error:
-        path.unlink(missing_ok=True)
-        raise SinkError(f"{job.target}: segment {segment.index} of its job is damaged: start again") from error
 
 
 def _fingerprint(job: VideoJob, plan: Plan, video: VideoSetup, spec: EngineSpec) -> Fingerprint:
