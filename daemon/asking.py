@@ -24,14 +24,11 @@ from .connection import KNOCK_S, Bell, Connection
 from .control import Request
 from .pulse import Pulse
 from .shared import SharedMemory, open_shared
-from .subscription import Subscription
 
 AGAIN_S = 2.0
 """How long a request stays unanswered before it is made anew: a daemon forgets who has been silent for 10 s."""
 PATIENCE_S = 10.0
 """How long a pong may take: a whole frame may come before it."""
-OVERLAP_S = 1.0
-"""How long a subscription is kept beside: what was published before the daemon knew this client is on its way there."""
 GLANCE_S = 0.2
 """How long `newest` waits for the daemon's word on whether there is a newer frame."""
 
@@ -46,7 +43,6 @@ class Asker:
     connect: makes a DEALER that is connected to the control endpoint.
     shares: frames may come in shared memory, where the daemon offers it and this process can read it.
     trouble: what `take` is to raise while it waits, or None.
-    before: how frames came until now; what still comes there is taken too, for a moment.
     """
 
     def __init__(
@@ -57,7 +53,6 @@ class Asker:
         trouble: Callable[[], Exception | None],
         *,
         shares: bool,
-        before: Subscription | None = None,
     ) -> None:
         self._connect, self._pulse, self._trouble, self._shares = connect, pulse, trouble, shares
         self._streams = None if streams is None else tuple(streams)
@@ -73,9 +68,6 @@ class Asker:
         self._pinged_s: float | None = None
         self._ask(wait=False)  # the daemon keeps no frames from before
         self.meet()
-        self.before, self._overlaps_until_s = before, time.monotonic() + OVERLAP_S
-        if before is not None:
-            before.hand_over(self.wake)
 
     @property
     def mode(self) -> str:
@@ -123,7 +115,6 @@ class Asker:
             while True:
                 if self._closed or halted():
                     return None
-                self._take_over(halted)
                 if self._waiting and (self._pinged_s is None or self._pulse.state != "live"):
                     return self._waiting.popitem(last=False)[1]
                 if not self._waiting and (trouble := self._trouble()):
@@ -140,7 +131,6 @@ class Asker:
         self._keeps_all = True
         if self._using.acquire(blocking=False):  # else somebody takes them, and knows the newest
             try:
-                self._take_over(lambda: False)
                 self._glance(time.monotonic() + GLANCE_S)
             finally:
                 self._using.release()
@@ -158,21 +148,7 @@ class Asker:
                 self._keep_asking()
                 heard |= self._listen(deadline)
 
-    def _take_over(self, halted: Callable[[], bool]) -> None:
-        if self.before is None:
-            return
-        ends = time.monotonic() > self._overlaps_until_s
-        if ends:
-            self.before.close()  # what has come can still be taken
-        while (message := self.before.take(0, halted)) is not None:
-            self._put(message)
-        if ends:
-            self.before = None
-
     def _put(self, message: wire.Message) -> None:
-        waiting = self._waiting.get(message.topic)
-        if waiting is not None and published_unix_ns(waiting) > published_unix_ns(message):
-            return  # the later one was faster, on the other way
         if not self._keeps_all:  # the daemon lends few at a time
             self._newest.clear()
         self._waiting[message.topic] = self._newest[message.topic] = message
@@ -265,8 +241,6 @@ class Asker:
         self._closed = True
         self.wake()
         with self._using:
-            if self.before is not None:
-                self.before.close()
             self._connection.close()
             self._bell.close()
 

@@ -51,7 +51,7 @@ class Subscriber:
         `paced` asks for each frame: it is never older than the time since the last one was taken plus one frame
         interval, nothing travels in vain, and a receiver that keeps up gets all;
         `shared` is the same, with frames read where the daemon wrote them; where that cannot be, they come as `paced`;
-        `auto` is `shared` where that can be, and else `newest`.
+        `auto` is `shared` where that can be, and else `newest`, when the daemon first answers.
     timeout_s: how long iteration waits for a frame before it raises TimeoutError; None waits for ever.
     control: the daemon's control endpoint; None for the one that belongs to `endpoint`.
     keys: of this client and the daemon, where the daemon asks for them.
@@ -86,7 +86,6 @@ class Subscriber:
             raise ValueError(f"queue must be at least 1, got {queue}")
         self._endpoint, self._streams, self._chooses = endpoint, streams, mode == "auto"
         self._timeout_s, self._raises = timeout_s, on_lost == "raise"
-        self._given: dict[str, tuple[str, int, int]] = {}
         self._seen: dict[str, wire.Message] = {}
         self._shown: dict[str, tuple[object, Frame]] = {}
         self._swapping, self._closed = threading.Lock(), False
@@ -102,7 +101,7 @@ class Subscriber:
                     self._receiver = Asker(self._ask, streams, self._pulse, self._trouble, shares=mode == "shared")
                 else:
                     size = queue if mode == "queued" else None
-                    self._receiver = Subscription(listen, streams, size, self._trouble)
+                    self._receiver = Subscription(listen, streams, size, self._trouble, begins=not self._chooses)
             except ValueError:
                 self._pulse.close()
                 raise
@@ -148,9 +147,7 @@ class Subscriber:
                 if halted():
                     return None
             elif message.header.get("kind", "frame") == "frame":
-                frame = wire.to_frame(message)
-                if not self._came_both_ways(frame):
-                    return frame
+                return wire.to_frame(message)
         raise ValueError("the subscriber is closed")
 
     def latest(self, stream: str | None = None) -> Frame | None:
@@ -200,23 +197,15 @@ class Subscriber:
         self.wake()
 
     def _choose(self, subscription: Subscription) -> None:
-        """Change to shared memory where that can be. Nothing is missed: frames come both ways for a moment."""
+        """At the first contact: shared memory where that can be."""
         welcome = self._pulse.welcome
-        if welcome is not None and open_shared(welcome.shared) is not None:
-            self._receiver = Asker(
-                self._ask, self._streams, self._pulse, self._trouble, shares=True, before=subscription
-            )
-
-    def _came_both_ways(self, frame: Frame) -> bool:
-        """The frame, or a later one, was given already: it came by the subscription and was asked for too."""
-        assert frame.publication is not None
-        receiver, before = self._receiver, self._given.get(frame.stream)
-        this = frame.publication.run_id, frame.epoch, frame.seq
-        overlaps = isinstance(receiver, Asker) and receiver.before is not None
-        if overlaps and before is not None and before[:2] == this[:2] and this[2] <= before[2]:
-            return True
-        self._given[frame.stream] = this
-        return False
+        if welcome is None or subscription.subscribes:
+            return
+        if open_shared(welcome.shared) is None:
+            subscription.subscribe()
+        else:
+            self._receiver = Asker(self._ask, self._streams, self._pulse, self._trouble, shares=True)
+            subscription.close()
 
     def close(self) -> None:
         """Disconnect; may be called again, and by any thread."""

@@ -36,6 +36,8 @@ class Connection:
     ) -> None:
         self.refusal: str | None = None
         """Why the daemon does not let the socket in, in one line."""
+        self.met_s: float | None = None
+        """When the other end was last met, by the monotonic clock."""
         self._endpoint, self._handshakes = endpoint, Handshakes(keys)
         self._refused_s = 0.0
         self.socket: zmq.Socket[bytes] = context.socket(kind)
@@ -62,7 +64,7 @@ class Connection:
         while self.monitor is not None and self.monitor.poll(0):
             event = parse_monitor_message(self.monitor.recv_multipart())
             if event["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                self.refusal = None
+                self.refusal, self.met_s = None, time.monotonic()
             if reason := self._handshakes.refusal(event):
                 self.refusal, self._refused_s = f"{self._endpoint}: {reason}", time.monotonic()
         if self.refusal is not None and time.monotonic() - self._refused_s > KNOCK_S:

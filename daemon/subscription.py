@@ -6,6 +6,7 @@ Knows the subscribing socket and its thread; nothing of what is in a frame but i
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
@@ -13,6 +14,9 @@ import zmq
 
 from . import wire
 from .connection import KNOCK_S, Bell, Connection
+
+MUTE_S = 2.0
+"""How long who is to wait for `subscribe` waits, when somebody publishes and nobody answers at a control endpoint."""
 
 
 class Subscription:
@@ -23,6 +27,7 @@ class Subscription:
     queue: None keeps the newest frame of each stream, and each stream has its turn; a number keeps so many frames in
     the order in which they came, and then leaves what follows to ZeroMQ.
     trouble: what `take` is to raise while it waits, or None.
+    begins: subscribe now; else when `subscribe` is called, or the socket has been connected for MUTE_S.
     """
 
     def __init__(
@@ -31,17 +36,18 @@ class Subscription:
         streams: Sequence[str] | None,
         queue: int | None,
         trouble: Callable[[], Exception | None],
+        *,
+        begins: bool = True,
     ) -> None:
         self._queue, self._trouble = queue, trouble
         self._waiting: OrderedDict[bytes | int, zmq.Frame] = OrderedDict()
         self._newest: dict[bytes, zmq.Frame] = {}
         self._changed = threading.Condition()
         self._closed = False
-        self._heir: Callable[[], object] | None = None
-        topics = [b""] if streams is None else [wire.topic_bytes(name) for name in streams]
+        self._topics = [b""] if streams is None else [wire.topic_bytes(name) for name in streams]
         self._connection, self._bell = connect(), Bell()
-        for topic in topics:
-            self._connection.socket.setsockopt(zmq.SUBSCRIBE, topic)
+        self._wished, self.subscribes = begins, False
+        self._subscribe_if_wished()
         # A daemon: a program that ends without `close` must not hang.
         self._thread = threading.Thread(target=self._receive_all, name="subscription", daemon=True)
         self._thread.start()
@@ -54,6 +60,18 @@ class Subscription:
     def refusal(self) -> str | None:
         return self._connection.refusal
 
+    def subscribe(self) -> None:
+        """Begin, if that is not so yet; may be called by any thread."""
+        self._wished = True
+        self._bell.ring()
+
+    def _subscribe_if_wished(self) -> None:
+        met_s = self._connection.met_s
+        if not self.subscribes and (self._wished or (met_s is not None and time.monotonic() - met_s > MUTE_S)):
+            self.subscribes = True
+            for topic in self._topics:
+                self._connection.socket.setsockopt(zmq.SUBSCRIBE, topic)
+
     def _receive_all(self) -> None:
         socket, poller = self._connection.socket, zmq.Poller()
         for waited_for in (socket, self._connection.monitor, self._bell.fileno()):
@@ -61,6 +79,8 @@ class Subscription:
         count = 0
         while not self._closed:
             ready = dict(poller.poll(int(KNOCK_S * 1000)))
+            self._bell.hush()
+            self._subscribe_if_wished()
             if socket in ready:
                 message = socket.recv(copy=False)
                 topic = bytes(message.buffer[: wire.MAX_TOPIC + 1]).split(b"\0", 1)[0]
@@ -72,8 +92,6 @@ class Subscription:
                     self._waiting[topic if self._queue is None else count] = message
                     self._newest[topic] = message
                     self._changed.notify_all()
-                if self._heir is not None:
-                    self._heir()
             if self._connection.monitor in ready or not ready:
                 refusal = self.refusal
                 self._connection.look()
@@ -83,23 +101,21 @@ class Subscription:
     def _has_room(self) -> bool:
         return self._closed or self._queue is None or len(self._waiting) < self._queue
 
-    @property
-    def _ends(self) -> bool:
-        return self._closed or self._heir is not None
-
     def take(self, timeout_s: float | None, halted: Callable[[], bool]) -> wire.Message | None:
-        """The next message; None when `halted`, or when nothing waits and it is closed or handed over.
+        """The next message; None when `halted`, or when it is closed and nothing waits any more.
 
         TimeoutError when none comes within `timeout_s`; WireError for one that is not of the wire format.
         """
         with self._changed:
-            done = self._changed.wait_for(lambda: halted() or self._waiting or self._ends or self._trouble(), timeout_s)
+            done = self._changed.wait_for(
+                lambda: halted() or self._waiting or self._closed or self._trouble(), timeout_s
+            )
             if not done:
                 raise TimeoutError
             if halted():
                 return None
             if not self._waiting:
-                trouble = None if self._ends else self._trouble()
+                trouble = None if self._closed else self._trouble()
                 if trouble is not None:
                     raise trouble
                 return None
@@ -112,11 +128,6 @@ class Subscription:
         with self._changed:
             messages = [data for topic, data in self._newest.items() if stream is None or topic == stream.encode()]
         return [wire.unpack(data.buffer) for data in messages]
-
-    def hand_over(self, heir: Callable[[], object]) -> None:
-        """Wait for messages in `take` no more: `heir` is called in the subscription's thread when one comes."""
-        self._heir = heir
-        self.wake()
 
     def wake(self) -> None:
         """Let `take` look at its conditions again."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -111,7 +112,7 @@ def environment(folder: Path) -> dict[str, str]:
     return {**hidden, "COLUMNS": "300", "HOME": str(folder)}
 
 
-def installed(folder: Path, *wheels: Path) -> Path:
+def installed(folder: Path, *wheels: Path | str) -> Path:
     """The `bin` of a new environment with only these wheels and what they ask for."""
     venv.create(folder, with_pip=True)
     command = [folder / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check", *wheels]
@@ -222,6 +223,19 @@ def test_an_installed_deblurd_says_what_training_needs(deblurd: Path, tmp_path: 
     assert "pip install 'deblurd[train]'" in answer.stderr
 
 
+@pytest.fixture(scope="session")
+def client(light: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of an environment with deblurd-client and what it asks for."""
+    return installed(tmp_path_factory.mktemp("client"), wheel(light)) / "python"
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_an_installed_client_brings_numpy_and_pyzmq_alone(client: Path, tmp_path: Path) -> None:
+    listed = {package["name"] for package in json.loads(run(tmp_path, client, "-m", "pip", "list", "--format", "json"))}
+    assert listed - {"pip", "setuptools"} == {"deblurd-client", "numpy", "pyzmq"}
+
+
 RECEIVE = """
 import sys, zlib
 from deblurd_client import Subscriber
@@ -234,16 +248,30 @@ print(frame.stream, frame.seq, *frame.pixels.shape, zlib.crc32(frame.pixels))
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-def test_an_installed_client_receives_with_numpy_and_pyzmq_alone(light: Path, tmp_path: Path) -> None:
-    python = installed(tmp_path / "client", wheel(light)) / "python"
-    listed = {package["name"] for package in json.loads(run(tmp_path, python, "-m", "pip", "list", "--format", "json"))}
-    assert listed - {"pip", "setuptools"} == {"deblurd-client", "numpy", "pyzmq"}
-
+def test_an_installed_client_receives_from_a_daemon(client: Path, tmp_path: Path) -> None:
     endpoint = f"ipc://{tmp_path}/frames"
     serve = ["run", f"demo={CLIP}", "--engine", "identity", "--await-subscribers", "1", "--publish", endpoint]
     with subprocess.Popen([sys.executable, "-m", "daemon", *serve, "--quiet"], cwd=REPOSITORY) as daemon:
-        received = run(tmp_path, python, "-c", RECEIVE, endpoint).split()
+        received = run(tmp_path, client, "-c", RECEIVE, endpoint).split()
         daemon.kill()
     with FileSource(CLIP) as source:
         sent = next(iter(source)).pixels
     assert received == ["demo", "0", *map(str, sent.shape), str(zlib.crc32(sent))]
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+def test_an_installed_client_passes_the_clients_tests(light: Path, tmp_path: Path) -> None:
+    python = installed(tmp_path / "client", wheel(light), "pytest") / "python"
+    tests = tmp_path / "tests"
+    tests.mkdir()
+    for name in ("publishing.py", "daemon/test_client.py", "daemon/test_async_client.py"):
+        shutil.copy(REPOSITORY / "tests" / name, tests)
+    # The daemon is that of this checkout, in other processes: nothing of it can be imported here.
+    there = {"DEBLURD_REPOSITORY": str(REPOSITORY), "DEBLURD_PYTHON": sys.executable}
+    answer = subprocess.run(
+        [python, "-m", "pytest", "-q", "-W", "error", tests],
+        capture_output=True, text=True, timeout=900, cwd=tests, env={**environment(tmp_path), **there},
+    )  # fmt: skip
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    assert " passed" in answer.stdout
