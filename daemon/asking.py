@@ -186,8 +186,9 @@ class Asker:
         for waited_for in (self._connection.socket, self._connection.monitor, self._bell.fileno()):
             poller.register(waited_for, zmq.POLLIN)
         left_s = KNOCK_S if deadline is None else min(KNOCK_S, deadline - time.monotonic())
-        poller.poll(math.ceil(max(0.0, left_s) * 1000))
-        self._bell.hush()
+        ready = dict(poller.poll(math.ceil(max(0.0, left_s) * 1000)))
+        if self._bell.fileno() in ready:
+            self._bell.hush()
         self._connection.look()
         return self._read()
 

@@ -79,7 +79,8 @@ class Subscription:
         count = 0
         while not self._closed:
             ready = dict(poller.poll(int(KNOCK_S * 1000)))
-            self._bell.hush()
+            if self._bell.fileno() in ready:
+                self._bell.hush()
             self._subscribe_if_wished()
             if socket in ready:
                 message = socket.recv(copy=False)

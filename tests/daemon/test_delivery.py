@@ -83,7 +83,7 @@ def test_queued_frames_come_in_turn_and_all_of_them(publisher: Publisher) -> Non
 @pytest.mark.parametrize("streams", [None, ["a", "b"]])
 def test_newest_gives_the_newest_frame_of_each_stream(streams: list[str] | None) -> None:
     publisher = Publisher(ENDPOINT, "fast", PublisherOptions(high_water_mark=100))  # so that none is dropped there
-    with Subscriber(publisher.endpoint, streams) as subscriber:
+    with Subscriber(publisher.endpoint, streams, mode="newest") as subscriber:
         await_subscribers(publisher, 1 if streams is None else 2)  # topics
         for seq in range(20):
             for name in ("a", "b"):
