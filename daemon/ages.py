@@ -14,10 +14,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
-
-from .frame import Frame
+from .frame import Frame, Pixels
 from .sink import Sink
 
 _A_DECADE: Final = 20
@@ -81,7 +78,7 @@ class AgedSink:
             self._counts[bisect_left(BOUNDS_S, age_s)] += 1
             self._sum_s += age_s
 
-    def lend(self, frame: Frame) -> NDArray[np.uint8]:
+    def lend(self, frame: Frame) -> Pixels:
         return self._sink.lend(frame)
 
     def send(self, frame: Frame) -> None:

@@ -17,9 +17,10 @@ import time
 from collections.abc import Callable
 from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engine.protocol import Engine
 
@@ -152,12 +153,12 @@ class Pipeline:
                 self.changed.wait(wait_ns / 1e9 if free and ready else None)
 
     def _submit(self, works: list[Work]) -> None:
-        """Send the tiles of all works to the engine, those of one shape together."""
+        """Send the tiles of all works to the engine, those of one shape and type together."""
         most = self.engine.spec.best_batch
-        by_shape: dict[tuple[int, int], list[tuple[Work, int]]] = {}
+        by_shape: dict[tuple[Any, ...], list[tuple[Work, int]]] = {}
         for work in works:
-            plan = work.prepared.plan
-            by_shape.setdefault(plan.tile, []).extend((work, tile) for tile in range(plan.count))
+            plan, kind = work.prepared.plan, work.prepared.tiles.dtype
+            by_shape.setdefault((plan.tile, kind), []).extend((work, tile) for tile in range(plan.count))
         for items in by_shape.values():
             for begin in range(0, len(items), most):
                 self._submit_batch(items[begin : begin + most])
@@ -169,7 +170,7 @@ class Pipeline:
                 runs[-1] = (work, runs[-1][1], runs[-1][2] + 1)
             else:
                 runs.append((work, tile, 1))
-        pieces = [work.prepared.tiles[first : first + count] for work, first, count in runs]
+        pieces: list[NDArray[Any]] = [work.prepared.tiles[first : first + count] for work, first, count in runs]
         tiles = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
         states = [work.prepared.states[tile] for work, tile in items]
         ticket = self.engine.submit(tiles, states)

@@ -1,12 +1,17 @@
 """One stream's way through the model: frames to tiles, tiles to frames, and the history between frames.
 
 Knows the engine's spec; nothing of threads, slots or where frames come from.
+
+A frame of more than 8 bits goes to the engine in levels, 255 of which are white, and what the engine would change is
+added to the frame as it came. An engine that takes bytes alone is given the frame in bytes; what it changes of these is
+added all the same, so that the further bits stay.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Final
 
 import cv2
 import numpy as np
@@ -15,23 +20,56 @@ from numpy.typing import NDArray
 from engine.protocol import EngineSpec, State
 
 from .errors import DaemonError
-from .frame import Frame
-from .tiles import TilePlan, Tiles
+from .frame import Frame, Pixels
+from .tiles import Merger, TilePlan, Tiles
 
 SCENE_CUT_LEVELS = 40.0
 """Mean difference between neighbouring thumbnails, in levels of 255, from which a new scene is assumed."""
 
-Thumbnail = NDArray[np.uint8]
+LEVEL: Final = 257
+"""A level of 255 in 16 bits."""
+
+Thumbnail = NDArray[Any]
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A frame ready for the engine: its tiles, and one history handle for each (None: starts afresh)."""
+    """A frame ready for the engine: its tiles, and one history handle for each (None: starts afresh).
+
+    cut: of a frame of more than 8 bits, what was cut into bytes, for an engine that takes no levels.
+    """
 
     frame: Frame
     plan: TilePlan
     tiles: Tiles
     states: tuple[State | None, ...]
+    cut: NDArray[np.uint8] | None = None
+
+    def merger(self, out: Pixels) -> Merger | DeepMerger:
+        """Start putting what the engine gives for the tiles together in `out` (H, W, 3), of the frame's type."""
+        if out.dtype == np.uint8:
+            return self.plan.merger(out)
+        return DeepMerger(self.plan, self.frame.pixels, out, self.cut)
+
+
+class DeepMerger:
+    """A frame of 16 bits being put together: the frame as it came, and what the engine changed, rounded once."""
+
+    def __init__(self, plan: TilePlan, pixels: Pixels, out: Pixels, cut: NDArray[np.uint8] | None) -> None:
+        self.out = out
+        self._pixels, self._cut, self._missing = pixels, cut, plan.count
+        self._merger = plan.merger(np.empty(pixels.shape, np.float32 if cut is None else np.uint8))
+
+    def add(self, index: int, tile: NDArray[Any]) -> None:
+        """Blend in what the engine gave for tile `index` of the plan: a residual, or a restored tile in bytes."""
+        self._merger.add(index, tile)
+        self._missing -= 1
+        if not self._missing:
+            change = self._merger.out
+            if self._cut is not None:
+                change = np.asarray(cv2.subtract(change, self._cut, dtype=cv2.CV_32F))
+            # Rounds, and stops at black and white.
+            cv2.addWeighted(self._pixels, 1, change, LEVEL, 0, dst=self.out, dtype=cv2.CV_16U)
 
 
 class Restorer:
@@ -45,18 +83,15 @@ class Restorer:
         self._spec = spec
         self._plan: TilePlan | None = None
         self._size = (0, 0)
-        self._epoch = 0
+        self._kind: tuple[Any, int] = (np.dtype(np.uint8), 0)
         self._states: tuple[State | None, ...] = ()
         self._thumbnail: Thumbnail | None = None
 
     def prepare(self, frame: Frame) -> Prepared:
-        """Cut `frame` into tiles. 16-bit pixels are cut to 8 bits: engines take those.
+        """Cut `frame` into tiles: of floats for 16-bit pixels, where the engine takes those.
 
         DaemonError for a frame that would have to be cut for a model that needs it whole.
         """
-        pixels = frame.pixels
-        if pixels.dtype != np.uint8:
-            pixels = np.right_shift(pixels, 8).astype(np.uint8)
         size = (frame.height, frame.width)
         if self._plan is None or size != self._size:
             self._plan = TilePlan.for_frame(
@@ -73,18 +108,29 @@ class Restorer:
                     f"frames must be at most {limit[1]}x{limit[0]} for model {self._spec.model!r}, which takes them"
                     f" whole, got {size[1]}x{size[0]}"
                 )
-        if (size, frame.epoch) != (self._size, self._epoch):
-            self._size, self._epoch, self._thumbnail = size, frame.epoch, None
+        pixels, cut = self._levels(frame.pixels)
+        kind = (pixels.dtype, frame.epoch)
+        if (size, kind) != (self._size, self._kind):
+            self._size, self._kind, self._thumbnail = size, kind, None
             self._states = (None,) * self._plan.count
-        if self._spec.recurrent and self._is_cut(pixels):  # type: ignore[arg-type]
+        if self._spec.recurrent and self._is_cut(pixels):
             self._states = (None,) * self._plan.count
-        return Prepared(frame, self._plan, self._plan.split(pixels), self._states)  # type: ignore[arg-type]
+        return Prepared(frame, self._plan, self._plan.split(pixels), self._states, cut)
+
+    def _levels(self, pixels: Pixels) -> tuple[NDArray[Any], NDArray[np.uint8] | None]:
+        """What the engine takes of `pixels`; and the same if it is less than they hold."""
+        if pixels.dtype == np.uint8:
+            return pixels, None
+        if self._spec.floating:
+            return np.multiply(pixels, np.float32(1 / LEVEL), dtype=np.float32), None
+        cut = np.asarray(cv2.convertScaleAbs(pixels, alpha=1 / LEVEL), np.uint8)
+        return cut, cut
 
     def remember(self, states: Sequence[State | None]) -> None:
         """Keep what the engine gave for every tile of the frame prepared last."""
         self._states = tuple(states)
 
-    def _is_cut(self, pixels: NDArray[np.uint8]) -> bool:
-        thumbnail = np.asarray(cv2.resize(pixels, (32, 18), interpolation=cv2.INTER_AREA), np.uint8)
+    def _is_cut(self, pixels: NDArray[Any]) -> bool:
+        thumbnail = np.asarray(cv2.resize(pixels, (32, 18), interpolation=cv2.INTER_AREA))
         before, self._thumbnail = self._thumbnail, thumbnail
         return before is not None and float(cv2.absdiff(before, thumbnail).mean()) > SCENE_CUT_LEVELS

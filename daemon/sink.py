@@ -7,17 +7,14 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-from .frame import Frame
+from .frame import Frame, Pixels
 
 
 class Sink(Protocol):
     """Takes the restored frames of one stream, in order."""
 
-    def lend(self, frame: Frame) -> NDArray[np.uint8]:
-        """A buffer (H, W, 3) of `frame`'s size for the restored pixels, the sink's own again once sent.
+    def lend(self, frame: Frame) -> Pixels:
+        """A buffer (H, W, 3) of `frame`'s size and type for the restored pixels, the sink's own again once sent.
 
         Several may be out at once; they come back in the order in which they were lent. Called by another
         thread than `send`.

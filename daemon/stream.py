@@ -19,7 +19,7 @@ from engine.protocol import State
 from .channel import Channel, ClosedError
 from .errors import DaemonError
 from .frame import Frame
-from .restorer import Restorer
+from .restorer import DeepMerger, Restorer
 from .sink import Sink
 from .source import Source
 from .tiles import Merger
@@ -183,7 +183,7 @@ class Stream:
         """
         frame, plan = work.prepared.frame, work.prepared.plan
         states: list[State | None] = [None] * plan.count
-        merger: Merger | None = None
+        merger: Merger | DeepMerger | None = None
         submitted_ns: int | None = None
         merge_ns = 0
         for part in work.parts():
@@ -192,7 +192,7 @@ class Stream:
                 result = part.batch.result()
                 arrived_ns = time.monotonic_ns()
                 if not self._undeliverable:
-                    merger = merger or plan.merger(self._sink.lend(frame))
+                    merger = merger or work.prepared.merger(self._sink.lend(frame))
                     for i in range(part.count):
                         merger.add(part.tile + i, result.frames[part.item + i])
                         states[part.tile + i] = result.states[part.item + i]

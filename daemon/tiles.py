@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from .errors import DaemonError
 
-Tiles = NDArray[np.uint8]  # (N, H, W, 3)
+Tiles = NDArray[np.uint8] | NDArray[np.float32]  # (N, H, W, 3)
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class TilePlan:
         """(H, W) of every tile."""
         return self.rows.tile, self.columns.tile
 
-    def split(self, pixels: NDArray[np.uint8]) -> Tiles:
+    def split(self, pixels: NDArray[Any]) -> NDArray[Any]:
         """The tiles of a frame (H, W, 3), as (count, tile H, tile W, 3); a view of the frame where it is one tile."""
         bottom, right = self.rows.padded - self.rows.length, self.columns.padded - self.columns.length
         if bottom or right:
@@ -109,13 +110,13 @@ class TilePlan:
         high, wide = self.tile
         return np.stack([pixels[y : y + high, x : x + wide] for y in self.rows.origins for x in self.columns.origins])
 
-    def merger(self, out: NDArray[np.uint8]) -> Merger:
-        """Start putting tiles together in `out` (H, W, 3)."""
+    def merger(self, out: NDArray[Any]) -> Merger:
+        """Start putting tiles together in `out` (H, W, 3), which is of their type."""
         return Merger(self, out)
 
-    def merge(self, tiles: Tiles, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+    def merge(self, tiles: NDArray[Any], out: NDArray[Any] | None = None) -> NDArray[Any]:
         """Put all tiles of a frame together; the inverse of `split` to rounding."""
-        out = np.empty((self.rows.length, self.columns.length, 3), np.uint8) if out is None else out
+        out = np.empty((self.rows.length, self.columns.length, 3), tiles.dtype) if out is None else out
         merger = self.merger(out)
         for index, tile in enumerate(tiles):
             merger.add(index, tile)
@@ -125,13 +126,13 @@ class TilePlan:
 class Merger:
     """A frame being put together; tiles may come in any order. `out` is complete after the last one."""
 
-    def __init__(self, plan: TilePlan, out: NDArray[np.uint8]) -> None:
+    def __init__(self, plan: TilePlan, out: NDArray[Any]) -> None:
         self.out = out
         self._plan, self._missing = plan, plan.count
         if plan.count > 1:
             self._sum = np.zeros((plan.rows.padded, plan.columns.padded, 3), np.float32)
 
-    def add(self, index: int, tile: NDArray[np.uint8]) -> None:
+    def add(self, index: int, tile: NDArray[Any]) -> None:
         """Blend in tile `index` of the plan, (tile H, tile W, 3)."""
         rows, columns = self._plan.rows, self._plan.columns
         self._missing -= 1
@@ -143,11 +144,11 @@ class Merger:
         y, x = rows.origins[i], columns.origins[j]
         self._sum[y : y + rows.tile, x : x + columns.tile] += tile * weights
         if not self._missing:
-            np.rint(self._sum, out=self._sum)
+            if self.out.dtype != np.float32:
+                np.rint(self._sum, out=self._sum)
             np.copyto(self.out, self._sum[: rows.length, : columns.length], casting="unsafe")
 
 
-def _mirror(pixels: NDArray[np.uint8], bottom: int, right: int) -> NDArray[np.uint8]:
+def _mirror(pixels: NDArray[Any], bottom: int, right: int) -> NDArray[Any]:
     # OpenCV mirrors as often as it takes, so a frame of 1x1 pixels fills a tile too.
-    padded = cv2.copyMakeBorder(pixels, 0, bottom, 0, right, cv2.BORDER_REFLECT_101)
-    return np.asarray(padded, np.uint8)
+    return np.asarray(cv2.copyMakeBorder(pixels, 0, bottom, 0, right, cv2.BORDER_REFLECT_101))

@@ -192,7 +192,9 @@ class _Running:
             stop=segment.stop,
             key=segment.prime if primed else start,
             prime=task.prime if primed else 0,
+            deep=True,
         )
+        self._spec = pipeline.engine.spec
         try:
             self.writer = SegmentWriter(
                 task.path,
@@ -216,10 +218,19 @@ class _Running:
                 pipeline.streams.remove(self.stream)  # else it would be held as long as the pipeline
             if self.stream.error is not None:
                 raise self.stream.error
-            self.writer.commit(self.source.damage, self.source.warnings)
+            self.writer.commit(self.source.damage, [*self.source.warnings, *_cut(self.source.depth, self._spec)])
         except BaseException:
             self.writer.discard()
             raise
+
+
+def _cut(depth: int, spec: EngineSpec) -> list[str]:
+    """A line if the engine takes fewer bits than the frames have."""
+    if depth <= 8 or spec.floating:
+        return []
+    return [
+        f"restored at 8 bits: model {spec.model!r} takes no more; what is finer of the video's {depth} bits is kept"
+    ]
 
 
 def _ended(pipeline: Pipeline, running: list[_Running]) -> list[_Running]:

@@ -73,7 +73,8 @@ def test_what_a_player_must_know_travels_with_the_frame(tmp_path):
     frame = read(path)[0][0]
     assert (frame.rotation, frame.sample_aspect_ratio) == (90, Fraction(4, 3))
     assert (frame.colour.matrix, frame.colour.full_range) == (1, True)
-    assert isinstance(frame.origin, av.VideoFrame)
+    assert isinstance(frame.origin.frame, av.VideoFrame)
+    assert frame.origin.pixels is frame.pixels
     assert set(frame.spent_ns) == {"decode", "convert"}
 
 
@@ -174,11 +175,15 @@ def test_an_edited_file_is_not_called_cut(tmp_path):
     assert reader.damage == []
 
 
-def test_more_than_8_bits_are_restored_at_8_and_that_is_said(tmp_path):
-    path = clips.write_video(tmp_path / "a.mkv", count=2, codec="ffv1", pix_fmt="yuv420p10le")
-    frames, source = read(path)
-    assert frames[0].pixels.dtype == np.uint8
-    assert source.warnings == ["restored at 8 bits: the video has 10"]
+@pytest.mark.parametrize(("pix_fmt", "depth"), [("yuv420p", 8), ("yuv420p10le", 10), ("gbrp12le", 12)])
+def test_more_than_8_bits_are_16_where_that_is_asked_for(tmp_path, pix_fmt, depth):
+    path = clips.write_video(tmp_path / "a.mkv", count=2, codec="ffv1", pix_fmt=pix_fmt)
+    shallow, _ = read(path)
+    deep, source = read(path, deep=True)
+    assert shallow[0].pixels.dtype == np.uint8
+    assert deep[0].pixels.dtype == (np.uint16 if depth > 8 else np.uint8)
+    assert source.depth == depth
+    assert np.abs(deep[0].pixels / (257 if depth > 8 else 1) - shallow[0].pixels).max() < 1.5
 
 
 def test_close_ends_the_iteration(tmp_path):

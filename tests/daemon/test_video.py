@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 from daemon.assembly import Assembly
+from daemon.colour import to_rgb
 from daemon.encoding import Encoding
 from daemon.errors import SinkError
 from daemon.file_source import FileSource
 from daemon.packet_file import PacketFile
+from daemon.planes import Original
 from daemon.segment_writer import SegmentWriter
 from daemon.video import VideoJob, restore_video
 from daemon.video_setup import video_setup
@@ -242,7 +244,10 @@ def test_the_encoder_chooses_its_own_key_frames(tmp_path):
 
 def test_a_size_that_changes_is_scaled_to_the_first_and_said(tmp_path):
     def shrink(frame):
-        return replace(frame, pixels=frame.pixels[:24, :32]) if frame.seq == 2 else frame
+        if frame.seq != 2:
+            return frame
+        small = frame.origin.frame.reformat(width=32, height=24)
+        return replace(frame, pixels=to_rgb(small), origin=Original(small, to_rgb(small)))
 
     source = clips.write_video(tmp_path / "a.mkv", count=4)
     notes = changed(source, tmp_path / "b.mkv", shrink)
