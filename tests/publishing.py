@@ -29,7 +29,7 @@ def pixels(seq: int) -> NDArray[np.uint8]:
 
 
 class PublisherProcess:
-    """Publishes at `endpoint`, with what `PublisherOptions` takes.
+    """Publishes at `endpoint`, with what `PublisherOptions` takes, or with files of `keys` and of those to `allow`.
 
     `endpoint`, `control` and `run_id` say where it is and who; `start` begins another daemon at the same place.
     """
@@ -111,9 +111,14 @@ def serve(endpoint: str, options: dict[str, Any]) -> None:
     from dataclasses import replace
     from fractions import Fraction
 
+    from daemon.allow_list import AllowList
     from daemon.frame import Frame
+    from daemon.gate import Admission
+    from daemon.keys import Keys
     from daemon.publisher import Publisher, PublisherOptions
 
+    if "keys" in options:
+        options["admission"] = Admission(Keys.load(options.pop("keys")), AllowList(Path(options.pop("allow"))))
     publisher = Publisher(endpoint, "fast", PublisherOptions(**options))
     at = {"endpoint": publisher.endpoint, "control": publisher.control, "run_id": publisher.publication().run_id}
     print(json.dumps(at), flush=True)
