@@ -9,6 +9,8 @@ and one that keeps up gets all. Nobody waits for anybody.
 from __future__ import annotations
 
 import logging
+import os
+import stat
 import threading
 import time
 from collections import OrderedDict
@@ -33,6 +35,8 @@ FORGET_S = 10.0
 """How long after its last request a client is remembered."""
 LATELY_S = 0.5
 """How long after its last request a client is expected to ask for more."""
+LOOK_S = 0.2
+"""How soon it is noticed that a client has gone."""
 REQUESTS_A_TURN = 64
 """Requests that are read before frames are handed out again."""
 
@@ -43,6 +47,8 @@ class _Client:
 
     heard_s: float
     request: Request
+    descriptor: int
+    """Of the connection."""
     waits: bool = False
     mailbox: OrderedDict[str, Parcel] = field(default_factory=OrderedDict)  # by stream, in the order of turns
     leases: dict[int, Buffer] = field(default_factory=dict)
@@ -62,13 +68,16 @@ class Desk:
     `offer` and `wants` may be called by any thread; `serve` by the one that waits for the socket.
     """
 
-    def __init__(self, socket: zmq.Socket[bytes], name: str, welcome: Callable[[], Welcome], max_clients: int) -> None:
+    def __init__(
+        self, socket: zmq.Socket[bytes], name: str, welcome: Callable[[], Welcome], max_clients: int, shared: bool
+    ) -> None:
         self._socket, self._name, self._welcome, self._max_clients = socket, name, welcome, max_clients
+        self._shared = shared
         self._clients: dict[bytes, _Client] = {}
         self._lock = threading.Lock()
         self.malformed = 0
         """Requests that were none."""
-        self._logged_s = -1.0
+        self._logged_s = self._looked_s = float("-inf")
 
     def __len__(self) -> int:
         """Clients that want frames."""
@@ -82,7 +91,9 @@ class Desk:
     def wants_shared(self, stream: str) -> bool:
         """Somebody wants them in shared memory."""
         with self._lock:
-            return any(client.request.shared and client.wants(stream) for client in self._clients.values())
+            return self._shared and any(
+                client.request.shared and client.wants(stream) for client in self._clients.values()
+            )
 
     def offer(self, parcel: Parcel) -> bool:
         """Put a frame into the mailboxes of those who want it; True if one of them waits for it."""
@@ -108,33 +119,40 @@ class Desk:
         self._read()
         with self._lock:
             now_s = time.monotonic()
+            if now_s - self._looked_s >= LOOK_S:
+                self._forget_gone(now_s)
             for identity, client in list(self._clients.items()):
                 self._attend(identity, client, now_s)
 
     def _read(self) -> None:
         for _ in range(REQUESTS_A_TURN):
             try:
-                identity, *parts = self._socket.recv_multipart(zmq.NOBLOCK)
+                identity, *parts = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 return
             try:
                 if len(parts) != 1:
                     raise WireError(f"a request must be one part, got {len(parts)}")
-                request = control.unpack_request(parts[0])
+                request = control.unpack_request(parts[0].buffer)
             except VersionError as error:
-                self._send(identity, control.pack_answer("refused", reason=str(error)))
+                self._send(identity.bytes, control.pack_answer("refused", reason=str(error)))
                 continue
             except WireError as error:
                 self._complain(error)
                 continue
             with self._lock:
-                self._take(identity, request, time.monotonic())
+                self._take(identity.bytes, request, parts[0].get(zmq.SRCFD), time.monotonic())
 
-    def _take(self, identity: bytes, request: Request, now_s: float) -> None:
+    def _take(self, identity: bytes, request: Request, descriptor: int, now_s: float) -> None:
         client = self._clients.get(identity)
         if client:
-            client.heard_s = now_s
+            client.heard_s, client.descriptor = now_s, descriptor
             client.release(request.release)
+        else:
+            for other in [key for key, each in self._clients.items() if each.descriptor == descriptor]:
+                del self._clients[other]  # its descriptor is this one's now
+            if len(self._clients) >= self._max_clients:
+                self._forget_gone(now_s)
         if request.kind == "ping":
             self._send(identity, control.pack_answer("pong", run_id=self._welcome().run_id))
         elif request.kind != "release" and client is None and len(self._clients) >= self._max_clients:
@@ -143,11 +161,16 @@ class Desk:
         elif request.kind == "hello":
             self._send(identity, control.pack_welcome(self._welcome()))
         elif request.kind == "next":
-            client = client or self._clients.setdefault(identity, _Client(now_s, request))
+            client = client or self._clients.setdefault(identity, _Client(now_s, request, descriptor))
             client.request, client.waits = request, True
             for stream in [stream for stream in client.mailbox if not client.wants(stream)]:
                 del client.mailbox[stream]
             self._attend(identity, client, now_s)
+
+    def _forget_gone(self, now_s: float) -> None:
+        self._looked_s = now_s
+        for identity in [identity for identity, client in self._clients.items() if not _is_open(client.descriptor)]:
+            del self._clients[identity]  # but not its leases: perhaps it still reads
 
     def _attend(self, identity: bytes, client: _Client, now_s: float) -> None:
         """Give a client what it waits for, if that is there; forget it, if it has gone."""
@@ -162,13 +185,13 @@ class Desk:
         else:
             here = True
         if not here:
-            del self._clients[identity]  # but not its leases: perhaps it still reads
+            del self._clients[identity]  # with its leases as they are
 
     def _hand_over(self, identity: bytes, client: _Client, now_s: float) -> bool:
         """Send the frame whose turn it is; False if that cannot be sent."""
         _, parcel = client.mailbox.popitem(last=False)
         client.waits = False
-        if not (client.request.shared and parcel.shared and len(client.leases) < MAX_LEASES):
+        if not (self._shared and client.request.shared and parcel.shared and len(client.leases) < MAX_LEASES):
             return self._send(identity, parcel.message)
         assert parcel.buffer is not None
         token = parcel.buffer.lease(now_s)
@@ -180,17 +203,29 @@ class Desk:
 
     def _send(self, identity: bytes, answer: bytes | zmq.Frame) -> bool:
         """Send without waiting; False if the client has gone, or asks and does not read."""
-        try:
-            self._socket.send(identity, zmq.SNDMORE | zmq.NOBLOCK)
-            self._socket.send(answer, zmq.NOBLOCK, copy=not isinstance(answer, zmq.Frame))
-        except zmq.ZMQError as error:
-            if error.errno not in (zmq.EAGAIN, zmq.EHOSTUNREACH):
-                raise
-            return False
-        return True
+        for _ in range(2):
+            try:
+                self._socket.send(identity, zmq.SNDMORE | zmq.NOBLOCK)
+                self._socket.send(answer, zmq.NOBLOCK, copy=not isinstance(answer, zmq.Frame))
+                return True
+            except zmq.Again:
+                self._socket.getsockopt(zmq.EVENTS)  # only now libzmq looks how much of the queue has been read
+            except zmq.ZMQError as error:
+                if error.errno != zmq.EHOSTUNREACH:
+                    raise
+                return False
+        return False
 
     def _complain(self, error: WireError) -> None:
         self.malformed += 1
-        if time.monotonic() - self._logged_s >= 1 or self._logged_s < 0:
+        if time.monotonic() - self._logged_s >= 1:
             self._logged_s = time.monotonic()
             log.warning("%s: %d malformed requests, the last: %.200s", self._name, self.malformed, error)
+
+
+def _is_open(descriptor: int) -> bool:
+    """A descriptor that was a connection's still is one: of that client, or of one that came later."""
+    try:
+        return stat.S_ISSOCK(os.fstat(descriptor).st_mode)
+    except OSError:
+        return False

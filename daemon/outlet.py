@@ -6,23 +6,25 @@ Knows sockets; nothing of where frames come from or how they are encoded.
 from __future__ import annotations
 
 import contextlib
-import errno
-import os
+import logging
 import socket
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import zmq
 
-from . import control, wire
+from . import control, private_path, wire
 from .control import Welcome
 from .desk import Desk
 from .errors import SinkError
+from .gate import Admission, Gate, checked_bind
 from .parcel import Format, Parcel
+from .private_path import Bound
+
+log = logging.getLogger(__name__)
 
 TICK_MS = 200
 """How often the desk looks for clients that have gone silent."""
@@ -41,7 +43,8 @@ class PublisherOptions:
     encoding: `raw` pixels of `pixel_format`, or `jpeg` of `jpeg_quality` 1 to 100.
     control: where clients ask; `auto` is the next port, or PATH.control.
     shared_memory: clients on this host may read raw frames where they lie.
-    max_clients: who may ask for frames at a time.
+    max_clients: who may subscribe, and who may ask, at a time.
+    admission: keys, without which no endpoint may be reached from other hosts.
     """
 
     high_water_mark: int = 2
@@ -52,6 +55,7 @@ class PublisherOptions:
     control: str = "auto"
     shared_memory: bool = True
     max_clients: int = 64
+    admission: Admission | None = None
 
     @property
     def format(self) -> Format:
@@ -59,7 +63,9 @@ class PublisherOptions:
 
 
 class Outlet:
-    """Bound sockets and the thread that answers at them. SinkError if an address cannot be had.
+    """Bound sockets and the thread that answers at them.
+
+    SinkError if an address cannot be had, ConfigError if it must not be bound without keys.
 
     `changed` is notified when somebody begins or ends to want frames. A client that is too slow misses frames; nobody
     else waits for it. Threads may share an outlet.
@@ -72,7 +78,12 @@ class Outlet:
         options: PublisherOptions,
         welcome: Callable[[], Welcome],
         changed: threading.Condition,
+        gate: Gate,
     ) -> None:
+        keys = options.admission.keys if options.admission else None
+        for endpoint in (address, options.control):
+            if endpoint != "auto":
+                checked_bind(endpoint, keys)
         self.options, self.format = options, options.format
         self._changed = changed
         self._subscribed: dict[bytes, int] = {}
@@ -92,14 +103,19 @@ class Outlet:
             each.setsockopt(zmq.LINGER, round(LINGER_S * 1000))
             for option, value in wire.TCP_KEEPALIVE:
                 each.setsockopt(option, value)
+        # A client asks for frames on one connection to the desk, and pings on another.
+        gate.guard(self._socket, options.max_clients, options.admission)
+        gate.guard(self._requests, 2 * options.max_clients, options.admission)
         try:
-            self.address, self.control = _bind_both(self._socket, self._requests, address, options.control)
+            self._bound = _bind_both(self._socket, self._requests, address, options.control)
+            self.address, self.control = (each.endpoint for each in self._bound)
             """Where they are bound; a port that was `*` has its number here."""
         except SinkError:
             self._socket.close(0)
             self._requests.close(0)
             raise
-        self.desk = Desk(self._requests, self.control, welcome, options.max_clients)
+        self._shares = options.shared_memory and options.encoding == "raw"
+        self.desk = Desk(self._requests, self.control, welcome, options.max_clients, self._shares)
         self._waker, self._woken = socket.socketpair()
         self._waker.setblocking(False)
         self._thread = threading.Thread(target=self._serve, name=f"serve {self.address}")
@@ -114,7 +130,7 @@ class Outlet:
 
     def wants_shared(self, stream: str) -> bool:
         """Somebody reads the frames of `stream` in shared memory."""
-        return self.options.shared_memory and self.options.encoding == "raw" and self.desk.wants_shared(stream)
+        return self.desk.wants_shared(stream)
 
     @property
     def receivers(self) -> int:
@@ -155,7 +171,8 @@ class Outlet:
                     receivers = self.receivers
                     with self._changed:
                         self._changed.notify_all()
-        except Exception as error:  # noqa: BLE001 - the thread's edge: the next frame's sender raises it
+        except Exception as error:  # the thread's edge: who sends the next frame gets it
+            log.exception("nobody answers at %s any more", self.control)
             self._error = error
 
     def _finished(self) -> bool:
@@ -191,59 +208,32 @@ class Outlet:
         self._waker.close()
         self._woken.close()
 
-    def remove_files(self) -> None:
-        """Remove the files of ipc endpoints, which libzmq leaves; called when the context has ended."""
-        for address in (self.address, self.control):
-            if path := _socket_file(address):
-                path.unlink(missing_ok=True)
+    def free(self) -> None:
+        """Give the addresses back; called when the context has ended."""
+        for bound in self._bound:
+            bound.close()
 
 
 def _bind_both(
     frames: zmq.Socket[bytes], requests: zmq.Socket[bytes], address: str, control_address: str
-) -> tuple[str, str]:
+) -> tuple[Bound, Bound]:
     """Bind both, and say where; a port `*` is one that the control endpoint finds the next one free of."""
     for attempt in range(PORTS_TRIED):
-        _bind(frames, address, f"cannot publish at {address!r}")
-        bound = frames.getsockopt_string(zmq.LAST_ENDPOINT)
+        bound = _bind(frames, address, f"cannot publish at {address!r}")
         try:
-            where = control.control_endpoint(bound) if control_address == "auto" else control_address
-            _bind(requests, where, f"cannot answer clients at {where!r} ('publish.control')")
-            return bound, requests.getsockopt_string(zmq.LAST_ENDPOINT)
+            where = control.control_endpoint(bound.endpoint) if control_address == "auto" else control_address
+            return bound, _bind(requests, where, f"cannot answer clients at {where!r} ('publish.control')")
         except (SinkError, ValueError) as error:
+            frames.unbind(bound.endpoint)
+            bound.close()
             if control_address != "auto" or not address.endswith(":*") or attempt == PORTS_TRIED - 1:
-                frames.close(0)
-                if path := _socket_file(bound):
-                    path.unlink(missing_ok=True)
                 raise SinkError(str(error)) from error
-            frames.unbind(bound)
     raise AssertionError("unreachable")
 
 
-def _bind(each: zmq.Socket[bytes], address: str, failure: str) -> None:
+def _bind(each: zmq.Socket[bytes], address: str, failure: str) -> Bound:
     try:
-        _refuse_to_replace(address)
-        each.bind(address)
+        return private_path.bind(each, address)
     except (zmq.ZMQError, OSError) as error:
         reason = "the address is in use" if error.errno == zmq.EADDRINUSE else error.strerror or str(error)
         raise SinkError(f"{failure}: {reason}") from error
-
-
-def _socket_file(endpoint: str) -> Path | None:
-    """The file of an ipc endpoint; None for others, and for names of Linux's abstract namespace."""
-    name = endpoint.removeprefix("ipc://")
-    return None if name == endpoint or name.startswith("@") else Path(name)
-
-
-def _refuse_to_replace(endpoint: str) -> None:
-    """OSError if an ipc path is taken: libzmq would delete whatever lies there, a live daemon's socket too."""
-    path = _socket_file(endpoint)
-    if path is None or not path.exists():
-        return
-    if not path.is_socket():
-        raise FileExistsError(errno.EEXIST, "a file of this name exists, and is no socket")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(os.fspath(path))
-        except OSError:
-            return  # left behind by a daemon that was killed
-    raise OSError(errno.EADDRINUSE, "the address is in use")

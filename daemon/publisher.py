@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from . import wire
 from .buffers import Buffer, Pool
 from .control import Welcome
-from .errors import SinkError
+from .errors import DaemonError, SinkError
 from .frame import Frame, Publication, boot_id
+from .gate import Gate
 from .outlet import Outlet, PublisherOptions
 from .parcel import RGB, Format, Parcel, convert, encode_jpeg, head_room, jpeg_parcel, raw_parcel
 from .segments import open_segments
@@ -43,7 +44,7 @@ class Publisher:
     """The endpoints that the streams of a daemon share; `stream` gives each its sink.
 
     A client that is too slow misses frames; nobody else waits for it. Threads may share a publisher. SinkError if an
-    address cannot be had.
+    address cannot be had, ConfigError if it must not be bound without keys.
     """
 
     def __init__(
@@ -57,15 +58,18 @@ class Publisher:
         wish = any(each.options.shared_memory and each.options.encoding == "raw" for each in endpoints)
         self.segments = open_segments(self._run_id) if wish else None
         self._context = zmq.Context()
+        self._gate = Gate(self._context)
         self.outlets: list[Outlet] = []
         try:
             for endpoint in endpoints:
                 self.outlets.append(self._open(endpoint))
-        except SinkError:
+        except DaemonError:
             self.close()
             raise
         self.endpoint = self.outlets[0].address
         """Where the first is bound; a port that was `*` has its number here."""
+        self.control = self.outlets[0].control
+        """Where clients ask for what it publishes."""
 
     def _open(self, endpoint: Endpoint) -> Outlet:
         options = endpoint.options
@@ -76,7 +80,7 @@ class Publisher:
             formats = options.encoding, options.pixel_format
             return Welcome(self._run_id, boot_id(), self.model, names, *formats, shared)
 
-        return Outlet(self._context, endpoint.address, options, welcome, self._changed)
+        return Outlet(self._context, endpoint.address, options, welcome, self._changed, self._gate)
 
     def stream(self, name: str) -> StreamPublisher:
         """The sink of one stream. SinkError for a name that cannot be a topic."""
@@ -107,9 +111,10 @@ class Publisher:
             outlet.stop()
         for outlet in self.outlets:
             outlet.close()
+        self._gate.close()
         self._context.term()
         for outlet in self.outlets:
-            outlet.remove_files()
+            outlet.free()
         if self.segments:
             self.segments.close()
 

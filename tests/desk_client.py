@@ -1,4 +1,4 @@
-"""A client of the daemon's control endpoint in a few lines: what the page on the wire format says, and nothing of ours."""
+"""A client of the daemon's control endpoint: what the page on the wire format says, and nothing of ours."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Answer:
     def token(self) -> int:
         return int(self.header["shared"]["token"])
 
-    def pixels(self, folder: str = "/dev/shm") -> NDArray[np.uint8]:  # noqa: S108
+    def pixels(self, folder: str = "/dev/shm") -> NDArray[np.uint8]:
         """(H, W, 3), from the payload or from shared memory."""
         shape = self.header["height"], self.header["width"], 3
         if self.header["encoding"] == "raw":
