@@ -75,15 +75,12 @@ class Forward:
     Whatever goes wrong there is tried again, for ever; nobody waits for it. The state of it is in `status`.
 
     retry: when; its `attempts` are not counted.
-    stall_s: how long the process may be silent, as it is when the server takes nothing, until it is ended.
     """
 
-    def __init__(
-        self, order: Order, status: StreamStatus | None = None, *, retry: Retry | None = None, stall_s: float = 10.0
-    ) -> None:
+    def __init__(self, order: Order, status: StreamStatus | None = None, *, retry: Retry | None = None) -> None:
         self._order, self.target = order, Target.parse(order.target)
         self.status = status or StreamStatus(f"{order.stream} to {self.target}")
-        self._retry, self._stall_s = retry or Retry(), stall_s
+        self._retry = retry or Retry()
         self._chance = random.Random()
         self._closed = threading.Event()
         self._stopped_s = 0.0
@@ -97,6 +94,14 @@ class Forward:
     @property
     def progress(self) -> Progress:
         return self._now
+
+    def line(self) -> str:
+        """How it is doing, for the statistics."""
+        now, status = self._now, self.status.snapshot()
+        parts = [status.state, f"{now.frames} frames written"]
+        parts += [f"{now.missed} missed"] if now.missed else []
+        parts += [f"{now.restarts} restarts"] if now.restarts else []
+        return ", ".join(parts) + (f"; {status.error}" if status.error and status.state != "live" else "")
 
     def wait_for(self, reached: Callable[[Progress], bool], timeout_s: float) -> bool:
         """Wait until `reached` is true of the progress, as far as the process has told it."""
@@ -167,7 +172,7 @@ class Forward:
                 elif "error" in said:
                     failure = _Failure(self._redacted(str(said["error"])), said.get("lasting") is True)
                 else:
-                    lines.patience_s, begun = self._stall_s, True
+                    lines.patience_s, begun = self._order.stall_s, True
                     self._hear(said)
         except TimeoutError:
             if failure is None:

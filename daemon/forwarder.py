@@ -10,6 +10,7 @@ stuck, and ends when its standard input does.
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import sys
@@ -37,8 +38,8 @@ DRAIN_S: Final = 0.5
 QUIET_S: Final = 0.2
 """After the order to stop, frames that are on their way already are taken, until none comes for a moment."""
 
-LAST_S: Final = 5.0
-"""How long after the order to stop the process lives at most: who would have ended it may be gone."""
+ALONE_S: Final = 5.0
+"""How much longer than `stall_s` the process may be stuck if nobody ends it, because who started it is gone."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Order:
     endpoint, control, keys: of the daemon, as for a `Subscriber`.
     target: as `Target.parse` takes it; it may hold a password.
     every_s, max_mb: when a file is followed by the next one; 0 is never. `max_mb` are 10^6 bytes.
+    stall_s: how long the process may say nothing, as it is when a server takes nothing, until it is ended.
     report_s: how often progress is said; with 0 after every frame.
     """
 
@@ -59,6 +61,7 @@ class Order:
     video: VideoOptions = field(default_factory=VideoOptions)
     every_s: float = 0.0
     max_mb: float = 0.0
+    stall_s: float = 10.0
     report_s: float = 1.0
 
     def to_json(self) -> str:
@@ -205,6 +208,8 @@ def _forward(order: Order, forwarding: Forwarding, intake: _Intake) -> None:
         if time.monotonic() - said_s >= order.report_s:
             said_s = time.monotonic()
             _report(forwarding)
+            # The kernel ends what is stuck: FFmpeg may hold Python's lock meanwhile, so no thread could.
+            signal.alarm(math.ceil(order.stall_s + ALONE_S))
     if intake.error is not None:
         raise intake.error
     forwarding.close()
@@ -253,14 +258,12 @@ def _read_line() -> str:
 
 
 def _on_end_of_input(do: Callable[[], None]) -> None:
-    """`do` it at the end of standard input, or at SIGTERM; what is stuck then ends all the same."""
+    """`do` it at the end of standard input, or at SIGTERM."""
 
     def wait() -> None:
         while os.read(0, 4096):
             pass
         do()
-        threading.Event().wait(LAST_S)
-        os._exit(1)
 
     signal.signal(signal.SIGTERM, lambda *_: do())
     # A daemon: nothing can end its wait when the process ends before its input.
