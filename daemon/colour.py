@@ -58,7 +58,16 @@ def to_rgb(frame: av.VideoFrame) -> NDArray[np.uint8]:
 
 def to_deep_rgb(frame: av.VideoFrame) -> NDArray[np.uint16]:
     """The same in 16 bits: whatever the frame's depth, 65535 is white."""
-    return np.asarray(cv2.merge(_read(frame, "gbrp16le")), np.uint16)
+    merged = cv2.merge(_read(frame, "gbrp16le"))
+    return np.asarray(cv2.addWeighted(merged, 65535 / _white_of(frame), merged, 0, 0), np.uint16)
+
+
+def _white_of(frame: av.VideoFrame) -> int:
+    """What libswscale makes of white in 16 bits: it shifts, where it should scale."""
+    name, depth = frame.format.name, min(depth_of(frame.format.name), 16)
+    if name.startswith(("gray", "ya")) or colour_of(frame).full_range:
+        return (2**depth - 1) << (16 - depth)
+    return 255 << 8
 
 
 def _read(frame: av.VideoFrame, planar_format: str) -> list[Pixels]:

@@ -22,6 +22,7 @@ from .colour import FULL_RANGE, WRITE, colour_of, matrix_of, range_of
 from .frame import Colour, Pixels
 
 _PLANAR: Final = re.compile(r"(gray|yuva?4\d\dp|gbra?p)(?:(9|10|12|14|16)le)?")
+_GREY: Final = re.compile("gray(|..le)")
 _DEPTHS: Final = (8, 9, 10, 12, 14, 16)
 _SUBSAMPLED: Final = {(0, 0): "444", (1, 0): "422", (1, 1): "420", (0, 1): "440", (2, 0): "411", (2, 2): "410"}
 """By the powers of two by which chroma is narrower and lower."""
@@ -52,13 +53,12 @@ def with_change(
     """
     shape = _Shape.of(pix_fmt)
     frame = _converted(original.frame, shape.planar, colour, size)
-    if not np.array_equal(restored, original.pixels):
+    if cv2.norm(restored, original.pixels, cv2.NORM_INF):
         change = cv2.subtract(restored, original.pixels, dtype=cv2.CV_32F)
         if change.shape[1::-1] != size:
             change = cv2.resize(change, size, interpolation=cv2.INTER_CUBIC)
-        centred = original.frame.format.name.startswith("yuvj")
         white = 255 if original.pixels.dtype == np.uint8 else 65535
-        _add(frame, np.asarray(change, np.float32), shape, colour, white, centred)
+        _add(frame, _floats(change), shape, colour, original.frame, white)
     if shape.planar != pix_fmt:
         frame = _converted(frame, pix_fmt, colour, size)
     frame.color_primaries, frame.color_trc = colour.primaries, colour.transfer
@@ -115,16 +115,22 @@ def _converted(frame: av.VideoFrame, pix_fmt: str, colour: Colour, size: tuple[i
         dst_color_range=ranges[1],
     )
     done.make_writable()
+    if _GREY.fullmatch(frame.format.name) and pix_fmt.startswith("yuv") and size == (frame.width, frame.height):
+        # libswscale makes it brighter by a fraction of a percent.
+        luma = np.rint(np.ldexp(_lines(frame, 0), _depth_of(done) - _depth_of(frame)))
+        np.copyto(_lines(done, 0), np.minimum(luma, 2 ** _depth_of(done) - 1), casting="unsafe")
     return done
 
 
-def _add(frame: av.VideoFrame, change: Change, shape: _Shape, colour: Colour, white: int, centred: bool) -> None:
+def _add(frame: av.VideoFrame, change: Change, shape: _Shape, colour: Colour, like: av.VideoFrame, white: int) -> None:
+    """Add `change`, in which `white` is 255 or 65535, to planes of `shape`; it was made of the frame `like`."""
     most = 2**shape.depth - 1
     if shape.kind.startswith("gbr"):
         for index, channel in enumerate((1, 2, 0)):
             _add_to_plane(frame, index, change[..., channel] * np.float32(most / white), most)
         return
-    full = colour.full_range or shape.kind == "gray"
+    full = colour.full_range or like.format.name.startswith("gray")
+    centred = like.format.name.startswith("yuvj")
     red, blue = _WEIGHTS[matrix_of(colour, frame.height)]
     luma = np.array([red, 1 - red - blue, blue])
     unit = (most if full else 219 * 2 ** (shape.depth - 8)) / white
@@ -141,27 +147,39 @@ def _add(frame: av.VideoFrame, change: Change, shape: _Shape, colour: Colour, wh
 
 def _thinned(change: Change, width: int, height: int, centred: bool) -> Change:
     """The change where chroma is: between two lines, and on every second column or, `centred`, between two."""
-    while change.shape[0] > height:
-        odd = change.shape[0] % 2
-        even = cv2.copyMakeBorder(change, 0, odd, 0, 0, cv2.BORDER_REPLICATE) if odd else change
-        size = even.shape[1], even.shape[0] // 2
-        change = np.asarray(cv2.resize(even, size, interpolation=cv2.INTER_AREA), np.float32)
-    while change.shape[1] > width:
-        if centred:
-            odd = change.shape[1] % 2
-            even = cv2.copyMakeBorder(change, 0, 0, 0, odd, cv2.BORDER_REPLICATE) if odd else change
-            size = even.shape[1] // 2, even.shape[0]
-            change = np.asarray(cv2.resize(even, size, interpolation=cv2.INTER_AREA), np.float32)
-        else:
-            soft = cv2.sepFilter2D(change, -1, np.array([0.25, 0.5, 0.25]), np.ones(1), borderType=cv2.BORDER_REPLICATE)
-            change = np.ascontiguousarray(soft[:, ::2])
+    while change.shape[0] > height or change.shape[1] > width:
+        low, narrow = change.shape[0] > height, change.shape[1] > width
+        edges = low and change.shape[0] % 2, narrow and change.shape[1] % 2
+        if any(edges):
+            change = _floats(cv2.copyMakeBorder(change, 0, edges[0], 0, edges[1], cv2.BORDER_REPLICATE))
+        size = change.shape[1] // (2 if narrow else 1), change.shape[0] // (2 if low else 1)
+        # Half as many by linear interpolation are the means of two: four times as fast as by area.
+        half = _floats(cv2.resize(change, size, interpolation=cv2.INTER_LINEAR))
+        if narrow and not centred and size[0] > 1:
+            between = cv2.resize(change[:, 1:-1], (size[0] - 1, size[1]), interpolation=cv2.INTER_LINEAR)
+            cv2.addWeighted(half[:, 1:], 0.5, between, 0.5, 0, dst=half[:, 1:])
+        change = half
     return change
 
 
+def _floats(array: Any) -> Change:
+    return np.asarray(array, np.float32)
+
+
 def _add_to_plane(frame: av.VideoFrame, index: int, change: NDArray[Any], most: int) -> None:
-    plane = frame.planes[index]
-    kind: Any = np.uint8 if most == 255 else np.uint16
-    values: Pixels = np.frombuffer(memoryview(plane), kind).reshape(plane.height, -1)[:, : plane.width]
+    values = _lines(frame, index)
     cv2.add(values, change, dst=values, dtype=cv2.CV_8U if most == 255 else cv2.CV_16U)  # rounds, and stops at 0
     if 255 < most < 65535:
         np.minimum(values, most, out=values)
+
+
+def _lines(frame: av.VideoFrame, index: int) -> Pixels:
+    """The writable codes (H, W) of a planar frame's plane."""
+    plane = frame.planes[index]
+    kind: Any = np.uint8 if _depth_of(frame) == 8 else np.uint16
+    lines: Pixels = np.frombuffer(memoryview(plane), kind).reshape(plane.height, -1)[:, : plane.width]
+    return lines
+
+
+def _depth_of(frame: av.VideoFrame) -> int:
+    return frame.format.components[0].bits

@@ -7,7 +7,7 @@ import clips
 import numpy as np
 import pytest
 
-from daemon.colour import colour_of, from_rgb, to_rgb
+from daemon.colour import colour_of, from_rgb, to_deep_rgb, to_rgb
 
 WEIGHTS = {1: (0.2126, 0.0722), 5: (0.299, 0.114), 6: (0.299, 0.114), 9: (0.2627, 0.0593)}  # red and blue
 
@@ -122,3 +122,29 @@ def test_written_frames_carry_the_tags_as_they_were():
     colour = replace(colour_of(frame), primaries=9, transfer=16)
     back = from_rgb(to_rgb(frame), "yuv420p10le", colour)
     assert (back.color_primaries, back.color_trc, back.colorspace, back.color_range) == (9, 16, 2, 1)
+
+
+@pytest.mark.parametrize("bits", [10, 12])
+@pytest.mark.parametrize("full", [False, True], ids=["limited", "full"])
+@pytest.mark.parametrize("matrix", [1, 6, 9])
+def test_deep_rgb_is_what_the_standard_says_in_fractions_of_a_level(matrix, full, bits):
+    step, most = 2 ** (bits - 8), 2**bits - 1
+    scale = most / 255 if full else step
+    yuv = standard_yuv(np.random.default_rng(1).integers(0, 256, (6, 8, 3)), matrix, full)
+    middle = np.array([0, 128, 128])
+    values = np.rint((yuv - middle) * scale + middle * step).astype(np.uint16)
+    frame = av.VideoFrame(128, 96, f"yuv444p{bits}le")
+    frame.colorspace, frame.color_range = matrix, 2 if full else 1
+    for index, plane in enumerate(frame.planes):
+        lines = np.frombuffer(plane, np.uint16).reshape(plane.height, -1)[:, : plane.width]
+        lines[...] = values[..., index].repeat(16, 0).repeat(16, 1)
+    exact = standard_rgb((values - middle * step) / scale + middle, matrix, full)
+    assert np.abs(middles(to_deep_rgb(frame)) / 257 - exact).max() < 0.02
+
+
+@pytest.mark.parametrize("pix_fmt", ["gray10le", "gray12le", "gray16le", "gbrp10le", "gbrp12le", "rgb48le"])
+def test_white_is_white_in_16_bits_whatever_the_depth(pix_fmt):
+    frame = av.VideoFrame(16, 16, pix_fmt)
+    for plane in frame.planes:
+        np.frombuffer(plane, np.uint16)[...] = 2 ** frame.format.components[0].bits - 1
+    assert np.abs(to_deep_rgb(frame).astype(int) - 65535).max() <= 2
