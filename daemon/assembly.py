@@ -28,6 +28,7 @@ _ABOUT_THE_OLD_ENCODING: Final = (
     "duration",
     "vendor_id",
     "handler_name",
+    "alpha_mode",  # said by the container itself where it is so
     "bps",
     "number_of_",
     "_statistics_",

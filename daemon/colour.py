@@ -66,7 +66,7 @@ def _white_of(frame: av.VideoFrame) -> int:
     """What libswscale makes of white in 16 bits: it shifts, where it should scale."""
     name, depth = frame.format.name, min(depth_of(frame.format.name), 16)
     if name.startswith(("gray", "ya")) or colour_of(frame).full_range:
-        return (2**depth - 1) << (16 - depth)
+        return int(2**depth - 1) << (16 - depth)
     return 255 << 8
 
 

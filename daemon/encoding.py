@@ -54,6 +54,8 @@ _OPTIONS: Final[dict[str, dict[str, str]]] = {
 }
 _TAKES_CAPTIONS: Final = ("libx264", "libx265")
 _EVEN_CHROMA_ONLY: Final = ("libx264", "libx265")
+_WITHOUT_ALPHA: Final = ("libx265",)  # offers it, and then does not open
+_MATROSKA: Final = ("matroska", "webm")  # where VP9 has its transparency beside it
 _MP4: Final = ("mp4", "mov", "ipod")
 
 
@@ -115,8 +117,9 @@ def setup_for(encoding: Encoding, encoder: str, container: str, first: av.VideoF
     os.environ.setdefault("SVT_LOG", "1")  # SVT-AV1 can be kept from printing by no option
     notes = []
     source = first.format.name.replace("yuvj", "yuv")  # yuvj is yuv with a range, which travels as a tag
-    pix_fmt = _nearest(source, encoder, first.width, first.height)
-    if _Shape.of(source).alpha:
+    alpha = encoder not in _WITHOUT_ALPHA and (encoder != "libvpx-vp9" or container in _MATROSKA)
+    pix_fmt = _nearest(source, encoder, first.width, first.height, alpha=alpha)
+    if _Shape.of(source).alpha and not _Shape.of(pix_fmt).alpha:
         notes.append(f"transparency is lost: {source} becomes {pix_fmt}")
     elif pix_fmt != source:
         notes.append(f"pixel format {source} becomes {pix_fmt}, the nearest that {encoder} has")
@@ -149,15 +152,18 @@ def setup_for(encoding: Encoding, encoder: str, container: str, first: av.VideoF
     return EncoderSetup(pix_fmt, colour, range_tag, options, threads, tag, tuple(notes))
 
 
-def _nearest(source: str, encoder: str, width: int, height: int) -> str:
-    """The encoder's pixel format that loses least of `source`, and then adds least."""
+def _nearest(source: str, encoder: str, width: int, height: int, *, alpha: bool) -> str:
+    """The encoder's pixel format that loses least of `source`, then adds least; `alpha`: whether that can be kept."""
     formats = av.Codec(encoder, "w").video_formats or ()
     offered = [pixel.name for pixel in formats if pixel.components]  # the others lie in a GPU
     shapes = {name: _Shape.of(name) for name in offered if not name.startswith(("yuvj", "nv", "p0"))}
     if encoder in _EVEN_CHROMA_ONLY:
         fitting = {name: shape for name, shape in shapes.items() if shape.divides(width, height)}
         shapes = fitting or shapes
-    wanted = replace(_Shape.of(source), alpha=False)  # which is not restored, so it would come out opaque
+    wanted = _Shape.of(source)
+    if not alpha:
+        wanted = replace(wanted, alpha=False)
+        shapes = {name: shape for name, shape in shapes.items() if not shape.alpha} or shapes
     if not offered or (source in shapes and shapes[source] == wanted):
         return source
     return min(shapes, key=lambda name: wanted.distance(shapes[name]))
@@ -199,6 +205,7 @@ class _Shape:
         chroma_extra = max(0, self.wide - other.wide) + max(0, self.high - other.high)
         return (
             not self.grey and other.grey,
+            self.alpha and not other.alpha,
             0 if self.grey else chroma_lost,
             max(0, self.depth - other.depth),
             self.rgb != other.rgb,
