@@ -19,7 +19,8 @@ from .errors import SinkError, SourceError
 from .media import open_media
 from .pictures import PictureSource, PictureWriter
 from .pipeline import Pipeline
-from .video import STOP_POLL_S, Progress, VideoJob, VideoResult, restore_video
+from .segment_run import STOP_POLL_S
+from .video import Progress, VideoJob, VideoResult, restore_video
 
 VIDEO_SUFFIXES: Final = (
     *(".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf"),

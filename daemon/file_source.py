@@ -14,9 +14,10 @@ from fractions import Fraction
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Literal, Self, cast
+from typing import Final, Literal, Self
 
 import av
+from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
 from .colour import colour_of, depth_of, to_deep_rgb, to_rgb
@@ -25,12 +26,14 @@ from .frame import Frame, Pixels
 from .media import best_video, cut_off, duration_s, open_media, reason
 from .plan import KeyFrame
 from .planes import Original
+from .video_packets import VideoPackets
 
 MAX_PIXELS: Final = 8192 * 8192
 _MOST_DAMAGE_LINES: Final = 20
-_MOST_READ_ERRORS: Final = 100  # in a row
 _REORDER_S: Final = 5  # beyond which no frame is expected to come late
 _SEEK_BACK_S: Final = 5  # beyond a key frame, where the container cannot seek to it exactly, as in MPEG-TS
+
+_WITH_ALPHA: Final = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
 Threads = Literal["auto", "slice"]
 
@@ -44,7 +47,7 @@ class FileSource:
     start, stop: only frames with start <= pts < stop, in units of the stream's time base.
     key: decode from exactly this key frame on, which comes at `start` or before it, and so the same wherever the
         container's index leads; `daemon.plan` finds it.
-    prime: so many frames before `start` are yielded too, if there are as many after `key`.
+    prime: so many frames before `start` are yielded too, if there are as many after `key`, or the beginning.
     deep: pixels are uint16 where the video has more than 8 bits.
 
     What is damaged does not end the iteration: it is passed over, and described in `damage`. `seq` counts the
@@ -88,8 +91,11 @@ class FileSource:
         except SourceError:
             self._container.close()
             raise
-        self._video.thread_type = self._threads.upper()
-        self._end_s = 0.0  # where the last packet of any stream ends
+        self._decoder = _decoder_for(self._video)
+        self._decoder.thread_type = "SLICE" if self._threads == "slice" else "AUTO"
+        self._packets = VideoPackets(self._container, self._video, self._stop, self.damage)
+        if self._closed:  # by another thread, while it is opened again
+            self._packets.close()
         self._damaged_packets = self._damaged_frames = 0
         # Taken now, because PyAV crashes when asked after the container was closed.
         self.rate: Fraction = self._video.guessed_rate or self._video.average_rate or Fraction(25)
@@ -145,6 +151,7 @@ class FileSource:
     def close(self) -> None:
         """End the iteration before the next packet. The file stays open until the end of `with`."""
         self._closed = True
+        self._packets.close()
 
     def __enter__(self) -> Self:
         return self
@@ -185,7 +192,7 @@ class FileSource:
         """Where to seek to, the best first; the last is the beginning, from where the rest is passed over."""
         if self._key is not None:
             yield from (self._key.dts, self._key.dts - round(_SEEK_BACK_S / self.time_base))
-        elif self._start is not None:
+        elif self._start is not None and not self._prime:
             yield self._start
         yield None
 
@@ -208,11 +215,11 @@ class FileSource:
             with suppress(av.FFmpegError):  # what cannot seek stays at the start, which serves too
                 self._container.seek(seek_to, stream=self._video)
         spent_ns = 0
-        for packet in self._packets(key):
+        for packet in self._packets.read(key):
             began = time.monotonic_ns()
             frames: list[av.VideoFrame] = []
             try:
-                frames = self._video.decode(packet)
+                frames = self._decoder.decode(packet)
             except av.FFmpegError as error:
                 self._note_damaged(packet, error)
             spent_ns += time.monotonic_ns() - began
@@ -223,47 +230,6 @@ class FileSource:
                     continue
                 yield _Decoded(frame, pts, made, spent_ns)
                 spent_ns = 0
-
-    def _packets(self, key: KeyFrame | None) -> Iterator[av.Packet[VideoStream] | None]:
-        """The video's packets, and None at the end, which makes the decoder give what it holds.
-
-        key: the first to be given; none comes where it was missed.
-
-        The end is also where `stop` is: at the first packet after a key frame from `stop` on that is shown after it.
-        """
-        errors = 0
-        closing: int | None = None  # pts of that key frame
-        packets = self._container.demux()
-        while errors < _MOST_READ_ERRORS and not self._closed:
-            try:
-                packet = next(packets, None)
-            except av.FFmpegError as error:
-                if not errors:
-                    self.damage.append(f"the file is damaged at {self._end_s:.3f} s ({reason(error)})")
-                errors += 1
-                packets = self._container.demux()
-                continue
-            if packet is None:
-                break
-            errors = 0
-            if not packet.size:  # PyAV's own mark of the end
-                continue
-            self._note_end(packet)
-            if packet.stream_index != self._video.index:
-                continue
-            if key and not (packet.is_keyframe and packet.pts == key.pts):
-                if packet.dts is not None and packet.dts > key.dts:
-                    return
-                continue
-            key = None
-            if self._stop is not None and packet.pts is not None and self._container.format.name != "avi":
-                if closing is not None and packet.pts > closing:
-                    break
-                if closing is None and packet.is_keyframe and packet.pts >= self._stop:
-                    closing = packet.pts
-            yield cast("av.Packet[VideoStream]", packet)
-        if not self._closed:
-            yield None
 
     def _counts(self, pts: int | None) -> bool:
         """Whether damage at `pts` belongs to the range, and not to what is read before and after it."""
@@ -286,14 +252,9 @@ class FileSource:
         if self._damaged_frames:
             self.damage.append(f"{self._damaged_frames} frames are damaged: the decoder made up what was missing")
         if self._stop is None and not self._closed:
-            line = cut_off(self._container, self._video, self.path, self._end_s)
+            line = cut_off(self._container, self._video, self.path, self._packets.end_s)
             if line:
                 self.damage.append(line)
-
-    def _note_end(self, packet: av.Packet[Any]) -> None:
-        if packet.pts is not None:
-            end = (packet.pts + (packet.duration or 0)) * packet.time_base
-            self._end_s = max(self._end_s, float(end))
 
     def _pixels_of(self, frame: av.VideoFrame) -> Pixels:
         depth = depth_of(frame.format.name)
@@ -338,6 +299,17 @@ class _Clock:
         pts = round(self._next)
         self._next += self._step  # not of the rounded one: at 24000/1001 that would drift
         return pts, True
+
+
+def _decoder_for(video: VideoStream) -> VideoCodecContext:
+    """The stream's own decoder, or for VP8 and VP9 with transparency the one that reads it."""
+    tags = {key.lower(): value for key, value in video.metadata.items()}
+    if tags.get("alpha_mode") != "1" or video.codec_context.name not in _WITH_ALPHA:
+        return video.codec_context
+    decoder = av.CodecContext.create(_WITH_ALPHA[video.codec_context.name], "r")
+    assert isinstance(decoder, VideoCodecContext)
+    decoder.extradata = video.codec_context.extradata
+    return decoder
 
 
 def _place(packet: av.Packet[VideoStream] | None) -> str:

@@ -17,15 +17,11 @@ from typing import Any, Final, Self
 
 from filelock import FileLock, Timeout
 
-from .errors import SinkError, SourceError
+from .errors import SinkError
 from .part_file import sync
 
 _STATE, _LOCK, _RESULT, _SEGMENT = "job.json", "lock", "result.json", ".packets"
-_HASHED_BYTES: Final = 1 << 20
 _LONGEST_NAME: Final = 255  # bytes, of most file systems
-
-Fingerprint = Mapping[str, str]
-"""What a result depends on, by its name, in the order in which differences are told."""
 
 
 class Job:
@@ -58,8 +54,10 @@ class Job:
         finally:
             self._lock.release()
 
-    def begin(self, fingerprint: Fingerprint) -> list[str]:
+    def begin(self, fingerprint: Mapping[str, str]) -> list[str]:
         """Go on with the job of this fingerprint. Where the folder's is another one, the job begins anew.
+
+        fingerprint: what the result depends on, by its name.
 
         The names of the parts that differ; none for a new job, or one that goes on.
         """
@@ -135,19 +133,6 @@ def job_folder(target: Path) -> Path:
 def is_begun(target: Path) -> bool:
     """Whether a job of `target` is kept, with something done."""
     return any(job_folder(target).glob(f"*{_SEGMENT}"))
-
-
-def fingerprint_of(path: Path) -> str:
-    """Tells a file from any other, and from itself when it was changed: size, time, and both ends. SourceError."""
-    try:
-        with path.open("rb") as file:
-            state = os.fstat(file.fileno())
-            ends = hashlib.sha256(file.read(_HASHED_BYTES))
-            file.seek(max(0, state.st_size - _HASHED_BYTES))
-            ends.update(file.read(_HASHED_BYTES))
-    except OSError as error:
-        raise SourceError(f"{path}: cannot be read ({error.strerror})") from error
-    return f"{state.st_size} bytes of {state.st_mtime_ns} ns, sha256 of both ends {ends.hexdigest()}"
 
 
 def _identity(path: Path) -> list[int]:

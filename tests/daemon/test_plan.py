@@ -97,6 +97,14 @@ def test_history_reaches_back_over_several_key_frames(tmp_path):
     assert 0 <= next(n for n, (pts, _) in enumerate(frames) if pts == segment.start.pts) - first - PRIME_FRAMES < 3
 
 
+def test_history_reaches_back_to_the_beginning_where_less_comes_before(tmp_path):
+    path = long_video(tmp_path / "a.mp4", count=40, pts=range(0, 2000, 50), options=GOP | {"g": "1", "bf": "0"})
+    frames = whole(path)
+    plan = plan_of(path)
+    assert (len(plan.segments), plan.segments[1].prime, plan.segments[2].prime.pts) == (8, None, frames[2][0])
+    assert_same(read(path, plan.segments[1], primed=True), frames[:10])
+
+
 def test_variable_rates_are_cut_by_time(tmp_path):
     times = [n * 40 if n < 100 else 4000 + (n - 100) * 400 for n in range(200)]
     path = long_video(tmp_path / "a.mkv", count=200, pts=times, time_base=Fraction(1, 1000), options=GOP | {"g": "10"})
