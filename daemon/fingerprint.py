@@ -39,7 +39,7 @@ def file_fingerprint(path: Path) -> str:
 def node_fingerprint(spec: EngineSpec) -> dict[str, str]:
     """Of what restores: where all of this is equal, so are the results for the same model."""
     return {
-        "engine": f"{spec.backend}, tile {spec.tile}, batch {spec.best_batch}",
+        "engine": f"{spec.backend}, tile {spec.tile}",
         "processor": _processor(),
         "deblurd": _version(),
     }

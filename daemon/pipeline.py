@@ -38,10 +38,14 @@ class Pipeline:
 
     An error of a source or sink ends that stream only, and stays in `Stream.error`. An error of the engine, or
     of the program, stops all of them and is raised by `wait`.
+
+    most: tiles that are submitted together, where it is fewer than what is best for the engine. With one, a frame
+        becomes the same whatever is restored beside it: engines may compute a batch of two otherwise than two of one.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, most: int | None = None) -> None:
         self.engine = engine
+        self._limit = most
         self.changed = threading.Condition()
         """Held to look at or change what the scheduler decides by."""
         self.streams: list[Stream] = []
@@ -113,7 +117,7 @@ class Pipeline:
 
     def _schedule(self) -> None:
         try:
-            while picked := self._pick(self.engine.spec.best_batch):
+            while picked := self._pick(self._most()):
                 began_ns = time.monotonic_ns()
                 prepared = [(stream, stream.prepare(frame)) for stream, frame in picked]
                 self._forecast.prepared(time.monotonic_ns() - began_ns)
@@ -130,6 +134,10 @@ class Pipeline:
                 self._closing = True
                 for stream in self._active:
                     stream.no_more_work()
+
+    def _most(self) -> int:
+        best = self.engine.spec.best_batch
+        return best if self._limit is None else min(best, self._limit)
 
     def _pick(self, most: int) -> list[tuple[Stream, Frame]]:
         """Wait for frames and take the next of up to `most` streams in turn; none when all is over."""
@@ -154,7 +162,7 @@ class Pipeline:
 
     def _submit(self, works: list[Work]) -> None:
         """Send the tiles of all works to the engine, those of one shape and type together."""
-        most = self.engine.spec.best_batch
+        most = self._most()
         by_shape: dict[tuple[Any, ...], list[tuple[Work, int]]] = {}
         for work in works:
             plan, kind = work.prepared.plan, work.prepared.tiles.dtype

@@ -52,7 +52,7 @@ def restore_segments(
     """
     waiting = iter(tasks)
     running: list[_Running] = []
-    with Pipeline(engine) as pipeline:
+    with Pipeline(engine, most=1) as pipeline:
         try:
             while True:
                 for task in islice(waiting, AT_ONCE - len(running)):

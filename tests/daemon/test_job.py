@@ -360,3 +360,25 @@ def test_files_side_by_side_are_all_restored_and_counted(tmp_path):
     answer = run(tmp_path / "in", tmp_path / "out", "--engine", "identity", "--jobs", "3")
     assert answer.stderr.splitlines()[-1] == "4 files: 3 skipped, 1 failed"
     assert names_in(tmp_path / "out") == ["a.mp4", "b.mp4", "c.mp4"]
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path, source):
+    target = tmp_path / "b.mp4"
+    with subprocess.Popen(
+        command(source, target, "--engine", "identity", "--codec", "av1", "--preset", "0"),
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=REPOSITORY,
+    ) as process:
+        while not any(job_folder(target).glob("*.packets")):
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(0.001)
+                pytest.fail("ended before it was stopped")
+        process.terminate()
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert " ".join(said.split()) == (
+        f"stopped {target}: what is done is kept in {target}.job: the same command goes on from there"
+    )
+    assert names_in(tmp_path) == ["a.mp4", "b.mp4.job"]
+    assert all(name.endswith(".packets") or name in ("job.json", "lock") for name in names_in(job_folder(target)))
