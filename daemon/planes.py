@@ -9,6 +9,7 @@ to where chroma is, and is rounded once, in as many bits as the planes have.
 
 from __future__ import annotations
 
+import ctypes
 import re
 from dataclasses import dataclass
 from typing import Any, Final
@@ -168,17 +169,20 @@ def _floats(array: Any) -> Change:
 
 def _add_to_plane(frame: av.VideoFrame, index: int, change: NDArray[Any], most: int) -> None:
     values = _lines(frame, index)
-    cv2.add(values, change, dst=values, dtype=cv2.CV_8U if most == 255 else cv2.CV_16U)  # rounds, and stops at 0
-    if 255 < most < 65535:
-        np.minimum(values, most, out=values)
+    changed = cv2.add(values, change, dtype=cv2.CV_8U if most == 255 else cv2.CV_16U)  # rounds, and stops at 0
+    np.copyto(values, changed if most in (255, 65535) else np.minimum(changed, most), casting="unsafe")
 
 
 def _lines(frame: av.VideoFrame, index: int) -> Pixels:
     """The writable codes (H, W) of a planar frame's plane."""
     plane = frame.planes[index]
     kind: Any = np.uint8 if _depth_of(frame) == 8 else np.uint16
-    lines: Pixels = np.frombuffer(memoryview(plane), kind).reshape(plane.height, -1)[:, : plane.width]
-    return lines
+    memory: Any = memoryview(plane)
+    if plane.line_size < 0:  # the lines lie from bottom to top, and the pointer at the last of them
+        first = plane.buffer_ptr + plane.line_size * (plane.height - 1)
+        memory = (ctypes.c_uint8 * -(plane.line_size * plane.height)).from_address(first)
+    lines: Pixels = np.frombuffer(memory, kind).reshape(plane.height, -1)[:, : plane.width]
+    return lines[::-1] if plane.line_size < 0 else lines
 
 
 def _depth_of(frame: av.VideoFrame) -> int:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import av
 import clips
 import numpy as np
 import pytest
+from av.filter import Graph
 
 from daemon.colour import colour_of, to_deep_rgb, to_rgb
 from daemon.planes import Original, with_change
@@ -176,3 +179,27 @@ def test_tags_and_time_come_along_and_key_frames_do_not():
     after = with_change(Original(frame, rgb(frame)), rgb(frame), "yuv420p10le", colour_of(frame), (64, 48))
     assert (after.color_primaries, after.color_trc, after.colorspace, after.color_range) == (9, 16, 9, 1)
     assert (after.pts, int(after.pict_type)) == (7, 0)
+
+
+def test_lines_may_lie_from_bottom_to_top():
+    def flipped() -> av.VideoFrame:
+        graph = Graph()
+        nodes = [
+            graph.add_buffer(width=64, height=48, format="yuv420p", time_base=Fraction(1, 25)),
+            graph.add("vflip"),
+            graph.add("buffersink"),
+        ]
+        graph.link_nodes(*nodes).configure()
+        graph.push(original("yuv420p").frame)
+        return graph.pull()
+
+    upright = original("yuv420p").frame
+    frame = flipped()
+    assert frame.planes[0].line_size < 0
+    source = Original(frame, rgb(frame))
+    restored = source.pixels.copy()
+    restored[:8] = 255 - restored[:8]
+    after = with_change(source, restored, "yuv420p", colour_of(frame), (64, 48))
+    back = after.reformat(format="yuv444p")  # in lines from top to bottom
+    np.testing.assert_array_equal(kept(back)[0][8:], kept(upright)[0][::-1][8:])
+    assert (kept(back)[0][:8] != kept(upright)[0][::-1][:8]).mean() > 0.5
