@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from .address import redact
 from .errors import ConfigError
-from .settings import EngineConfig, LogConfig, PublishConfig, Section, StreamConfig
+from .settings import EngineConfig, ForwardConfig, LogConfig, PublishConfig, Section, StreamConfig
 
 
 class Config(Section):
@@ -22,6 +22,7 @@ class Config(Section):
 
     engine: EngineConfig = EngineConfig()
     publish: tuple[PublishConfig, ...] = Field(default=(PublishConfig(),), min_length=1, strict=False)
+    forward: ForwardConfig = ForwardConfig()
     log: LogConfig = LogConfig()
     streams: tuple[StreamConfig, ...] = Field(default=(), strict=False)
 
@@ -101,7 +102,7 @@ def _explain(error: ValidationError, path: Path | None) -> str:
         return f"{rule}{where}"
     if first["type"] == "string_pattern_mismatch":
         rule = "must be WIDTHxHEIGHT, e.g. 1280x720" if name.endswith(".size") else "must be four letters, e.g. MJPG"
-    if name.endswith((".source", ".password_file", ".tls_ca_file")) or first["type"] == "setting":
+    if name.endswith((".source", ".password_file", ".tls_ca_file", ".forward")) or first["type"] == "setting":
         return f"'{name}' {rule}{where}"  # it says itself what may be said of a secret
     got = first["input"]
     shown = type(got).__name__ if isinstance(got, dict | list) else redact(repr(got))

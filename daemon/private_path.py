@@ -69,6 +69,7 @@ def bind(socket: zmq.Socket[Any], endpoint: str) -> Bound:
         return Bound(socket.getsockopt_string(zmq.LAST_ENDPOINT))
     _check_name(path)
     _check_folder(path.parent)
+    _check_place(path)  # before there is a lock, which would lie beside a file that is none of ours
     lock = _locked(path)
     try:
         _clear(path)
@@ -123,16 +124,23 @@ def _locked(path: Path) -> FileLock:
     return lock
 
 
-def _clear(path: Path) -> None:
-    """Remove what a dead daemon left. OSError for all else that lies at `path`."""
+def _check_place(path: Path) -> bool:
+    """Whether there is a socket of ours at `path`. OSError for all else that may lie there."""
     try:
         found = path.lstat()
     except FileNotFoundError:
-        return
+        return False
     if not stat.S_ISSOCK(found.st_mode):
         raise FileExistsError(errno.EEXIST, "a file of this name exists, and is no socket")
     if found.st_uid != os.geteuid():
         raise FileExistsError(errno.EEXIST, f"the socket there must belong to this user, got user {found.st_uid}")
+    return True
+
+
+def _clear(path: Path) -> None:
+    """Remove what a dead daemon left. OSError for all else that lies at `path`."""
+    if not _check_place(path):
+        return
     with sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM) as probe:  # a program that knows no lock
         probe.setblocking(False)
         try:

@@ -5,6 +5,7 @@ Knows which formats are wanted of a frame, and makes each once; nothing of where
 
 from __future__ import annotations
 
+import math
 import secrets
 import threading
 import time
@@ -99,10 +100,13 @@ class Publisher:
         topic = wire.topic_bytes(stream)
         return any(outlet.wants(topic, stream) for outlet in self.outlets)
 
-    def await_subscribers(self, count: int, stop: threading.Event) -> None:
-        """Wait until there are `count` subscriptions and clients that ask, or `stop` is set."""
+    def await_subscribers(self, count: int, stop: threading.Event, timeout_s: float = math.inf) -> None:
+        """Wait until there are `count` subscriptions and clients that ask, `stop` is set, or it took too long."""
+        end_s = time.monotonic() + timeout_s
         with self._changed:
-            while not stop.is_set() and sum(outlet.receivers for outlet in self.outlets) < count:
+            while sum(outlet.receivers for outlet in self.outlets) < count:
+                if stop.is_set() or time.monotonic() >= end_s:
+                    return
                 self._changed.wait(STOP_POLL_S)
 
     def close(self) -> None:

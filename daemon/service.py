@@ -9,19 +9,20 @@ import logging
 import threading
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import replace
 
 from engine.backends import open_engine
 from engine.protocol import Build, Engine, EngineOptions
 
-from .ages import AgeCounts, AgedSink
+from .ages import AgedSink
 from .config import Config
 from .errors import ConfigError
-from .persistent import Persistent
+from .forward import Forward
 from .pipeline import Pipeline
-from .publisher import Endpoint, Publisher, PublisherOptions
-from .settings import EngineConfig, PublishConfig
-from .source import Source
+from .publisher import Publisher
+from .publishing import endpoint_of, orders_of, private_endpoint
+from .served import Counted, Served
+from .settings import EngineConfig
 from .sources import open_source
 from .status import StreamStatus
 from .stream import Stream
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 
 STOP_POLL_S = 0.1
 """How soon a request to stop is noticed."""
+FORWARD_START_S = 10.0
+"""How long the streams wait for the processes that send them on: one that does not begin must not keep the others."""
 
 
 def engine_from(config: EngineConfig, build: Build = "wait") -> Engine:
@@ -49,45 +52,6 @@ def engine_from(config: EngineConfig, build: Build = "wait") -> Engine:
     return open_engine(config.name, config.model, options)
 
 
-@dataclass(frozen=True)
-class _Counted:
-    """What a stream had counted when it was last looked at."""
-
-    restored: int = 0
-    ages: AgeCounts = field(default_factory=AgeCounts)
-
-
-@dataclass(frozen=True)
-class _Served:
-    """A stream that is served: how it is read, how it is doing, and what it counts."""
-
-    status: StreamStatus
-    source: Source
-    sink: AgedSink
-    stream: Stream
-
-    def counted(self) -> _Counted:
-        return _Counted(self.stream.restored, self.sink.ages())
-
-    def line(self, before: _Counted, now: _Counted, seconds: float) -> str:
-        """The statistics of the `seconds` between two looks."""
-        stream, status = self.stream, self.status.snapshot()
-        state: str = status.state
-        error, counters = status.error, getattr(self.source, "counters", {})
-        if not isinstance(self.source, Persistent):  # it is not connected to: what it does shows in its frames
-            state = "ended" if stream.ended else "live" if stream.restored else "starting"
-            error, counters = str(stream.error or ""), {"damaged_parts": len(stream.damage), **counters}
-        parts = [state, f"{(now.restored - before.restored) / seconds:.1f} fps"]
-        ages = now.ages.since(before.ages)
-        middle, late = ages.quantile_s(0.5), ages.quantile_s(0.99)
-        if middle is not None and late is not None:
-            parts += [f"age p50 {_ms(middle)}, p99 {_ms(late)}"]
-        parts += [f"{now.restored} restored", f"{stream.drops} dropped"]
-        parts += [f"{count} {name.replace('_', ' ')}" for name, count in counters.items() if count]
-        parts += [f"{status.reconnects} reconnects"] if status.reconnects else []
-        return ", ".join(parts) + (f"; {error}" if error and state != "live" else "")
-
-
 def run(config: Config, stop: threading.Event) -> int:
     """Serve until every stream has ended or `stop` is set; the number of streams that were not whole.
 
@@ -99,58 +63,54 @@ def run(config: Config, stop: threading.Event) -> int:
     statuses = [StreamStatus(stream.label) for stream in config.streams]
     sources = [open_source(stream, status) for stream, status in zip(config.streams, statuses, strict=True)]
     with ExitStack() as stack:
+        endpoints = [endpoint_of(each, len(sources)) for each in config.publish]
+        orders = [order for stream in config.streams for order in orders_of(stream, config.forward)]
+        if orders:
+            endpoints.append(stack.enter_context(private_endpoint(len(sources))))
         engine = stack.enter_context(engine_from(config.engine, config.engine.build))
-        publisher = Publisher([_endpoint(each, len(sources)) for each in config.publish], engine.spec.model)
+        publisher = Publisher(endpoints, engine.spec.model)
         stack.callback(publisher.close)
-        where = ", ".join(outlet.address for outlet in publisher.outlets)
+        where = ", ".join(outlet.address for outlet in publisher.outlets[: len(config.publish)])
         log.info("model %s on %s, publishing at %s", engine.spec.model, engine.spec.backend, where)
         sinks = [AgedSink(publisher.stream(stream.label)) for stream in config.streams]
-        publisher.await_subscribers(max(each.await_subscribers for each in config.publish), stop)
+        inside = publisher.outlets[-1]
+        forwards = [stack.enter_context(Forward(replace(order, endpoint=inside.address))) for order in orders]
+        for forward in forwards:
+            stack.callback(forward.stop)  # all of them before the first is waited for
+        publisher.await_subscribers(len(forwards), stop, FORWARD_START_S)
+        if awaited := max(each.await_subscribers for each in config.publish):
+            publisher.await_subscribers(awaited + len(forwards), stop)
         if stop.is_set():
             return 0
         pipeline = stack.enter_context(Pipeline(engine))
         served = [
-            _Served(status, source, sink, pipeline.add(stream.label, source, sink, stream.overload))
+            Served(status, source, sink, pipeline.add(stream.label, source, sink, stream.overload))
             for stream, status, source, sink in zip(config.streams, statuses, sources, sinks, strict=True)
         ]
-        _watch(pipeline, served, config.log.statistics_s, stop)
+        _watch(pipeline, served, forwards, config.log.statistics_s, stop)
     for each in served:
         _report(each.stream)
     return sum(each.stream.error is not None or bool(each.stream.damage) for each in served)
 
 
-def _endpoint(config: PublishConfig, streams: int) -> Endpoint:
-    options = PublisherOptions(
-        high_water_mark=config.high_water_mark,
-        streams=streams,
-        encoding=config.encoding,
-        jpeg_quality=config.jpeg_quality,
-        pixel_format=config.pixel_format,
-        control=config.control,
-        shared_memory=config.shared_memory,
-        max_clients=config.max_clients,
-    )
-    return Endpoint(config.endpoint, options)
-
-
-def _watch(pipeline: Pipeline, served: list[_Served], statistics_s: float, stop: threading.Event) -> None:
+def _watch(
+    pipeline: Pipeline, served: list[Served], forwards: list[Forward], statistics_s: float, stop: threading.Event
+) -> None:
     """Wait for the end of all streams, or for `stop`; a line for each stream now and then."""
-    counted = [_Counted()] * len(served)
+    counted = [Counted()] * len(served)
     since = time.monotonic()
     while not stop.is_set() and not pipeline.wait(STOP_POLL_S):
-        for each in served:
-            each.status.report()
+        for status in (*(each.status for each in served), *(each.status for each in forwards)):
+            status.report()
         passed = time.monotonic() - since
         if not statistics_s or passed < statistics_s:
             continue
         for number, (each, before) in enumerate(zip(served, counted, strict=True)):
             counted[number] = each.counted()
             log.info("%s: %s", each.stream.name, each.line(before, counted[number], passed))
+        for forward in forwards:
+            log.info("%s: %s", forward.status.name, forward.line())
         since += passed
-
-
-def _ms(seconds: float) -> str:
-    return f"{seconds * 1000:.{0 if seconds >= 0.01 else 1}f} ms"
 
 
 def _report(stream: Stream) -> None:

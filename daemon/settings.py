@@ -17,6 +17,7 @@ from pydantic_core import PydanticCustomError
 from .address import Address
 from .credentials import filled, password_in
 from .errors import DaemonError
+from .target import Target
 from .tls import check_ca_file
 
 T = TypeVar("T")
@@ -87,6 +88,23 @@ class PublishConfig(Section):
         return self
 
 
+class ForwardConfig(Section):
+    """`[forward]`: how streams are encoded that go on as video, and when a file is followed by the next."""
+
+    encoder: Literal["libx264", "libx265", "libsvtav1", "h264_nvenc", "hevc_nvenc"] = "libx264"
+    crf: float = Field(default=20.0, ge=1, le=51)
+    every_s: float = Field(default=600.0)
+    max_mb: float = Field(default=0.0)
+    stall_s: float = Field(default=10.0, ge=1, le=3600)
+
+    @field_validator("every_s", "max_mb")
+    @classmethod
+    def _never_or_enough(cls, value: float) -> float:
+        if value and value < 1:
+            raise ValueError("must be 0 for never, or at least 1")
+        return value
+
+
 class LogConfig(Section):
     """`[log]`: what is said while the daemon runs."""
 
@@ -100,6 +118,7 @@ class StreamConfig(Section):
     name: str = Field(default="", max_length=64)
     password_file: str = ""  # before the source, which is read with it
     source: str = Field(min_length=1, repr=False)
+    forward: tuple[str, ...] = Field(default=(), strict=False, repr=False)
     realtime: bool = False
     loop: bool = False
     overload: Literal["auto", "newest", "block"] = "auto"
@@ -144,6 +163,13 @@ class StreamConfig(Section):
     def _an_address(cls, source: str, info: ValidationInfo) -> str:
         _or_value_error(Address.parse, _or_value_error(filled, source, info.data.get("password_file", "")))
         return source
+
+    @field_validator("forward")
+    @classmethod
+    def _videos(cls, targets: tuple[str, ...]) -> tuple[str, ...]:
+        for target in targets:
+            _or_value_error(Target.parse, _or_value_error(filled, target))
+        return targets
 
     @model_validator(mode="after")
     def _of_the_sources_kind(self) -> Self:

@@ -98,12 +98,17 @@ def test_every_settings_block_is_one_that_deblurd_takes(
 
 def test_the_settings_page_names_every_setting_and_no_other() -> None:
     page = SETTINGS.read_text(encoding="utf-8")
-    named = set(re.findall(r"`(engine|publish|log|streams)\.(\w+)", page))
+    named = set(re.findall(r"`(engine|publish|forward|log|streams)\.(\w+)", page))
     for block in blocks(SETTINGS, "toml"):
         table = tomllib.loads(block)
         for section, given in table.items():
             named |= {(section, key) for values in (given if isinstance(given, list) else [given]) for key in values}
-    sections = {"engine": Config().engine, "publish": Config().publish[0], "log": Config().log}
+    sections = {
+        "engine": Config().engine,
+        "publish": Config().publish[0],
+        "forward": Config().forward,
+        "log": Config().log,
+    }
     known = {(section, key) for section, values in sections.items() for key in type(values).model_fields}
     assert named == known | {("streams", key) for key in StreamConfig.model_fields}
     assert all(key in shipped_config() for _, key in named)

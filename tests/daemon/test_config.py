@@ -10,7 +10,7 @@ import pytest
 
 from daemon.config import Config, load_config, shipped_config
 from daemon.errors import ConfigError
-from daemon.settings import EngineConfig, LogConfig, PublishConfig
+from daemon.settings import EngineConfig, ForwardConfig, LogConfig, PublishConfig
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -25,7 +25,7 @@ def test_the_shipped_file_equals_the_defaults(tmp_path: Path) -> None:
 
 def test_the_shipped_file_names_every_setting() -> None:
     shipped = tomllib.loads(shipped_config())
-    sections = {"engine": EngineConfig, "publish": PublishConfig, "log": LogConfig}
+    sections = {"engine": EngineConfig, "publish": PublishConfig, "forward": ForwardConfig, "log": LogConfig}
     assert {*sections, "streams"} == set(Config.model_fields)
     for name, section in sections.items():
         assert set(shipped[name]) == set(section.model_fields)
