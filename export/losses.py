@@ -15,25 +15,19 @@ class RestoreLoss(nn.Module):
 
     Weighted as in MIMO-UNet (Cho et al., arXiv 2108.05054): `spectral_weight` times a mean over the spectrum
     of an orthonormal transform.
-
-    floor: with one, each picture counts by the logarithm of its distance plus this much, so that halving a small error
-    earns as much as halving a great one, as in decibels; else strong blurs, which nobody can undo, would have most of
-    the say.
     """
 
-    def __init__(self, spectral_weight: float, epsilon: float = 1e-3, floor: float = 0.0) -> None:
+    def __init__(self, spectral_weight: float, epsilon: float = 1e-3) -> None:
         super().__init__()
-        self.spectral_weight, self.epsilon, self.floor = spectral_weight, epsilon, floor
+        self.spectral_weight, self.epsilon = spectral_weight, epsilon
 
     def forward(self, restored: Tensor, sharp: Tensor) -> Tensor:
         difference = restored.float() - sharp
-        distance = torch.sqrt(difference.square() + self.epsilon**2).mean((1, 2, 3))
+        loss = torch.sqrt(difference.square() + self.epsilon**2).mean()
         if self.spectral_weight:
             spectrum = torch.fft.rfft2(difference, norm="ortho")
-            distance = distance + self.spectral_weight * torch.view_as_real(spectrum).abs().mean((1, 2, 3, 4))
-        if self.floor:
-            distance = torch.log((distance - self.epsilon) + self.floor)
-        return distance.mean()
+            loss = loss + self.spectral_weight * torch.view_as_real(spectrum).abs().mean()
+        return loss
 
 
 def l1(restored: Tensor, sharp: Tensor) -> Tensor:

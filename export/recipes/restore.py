@@ -36,8 +36,6 @@ class RestoreConfig(TrainConfig):
     spectral_weight: float = Field(default=0.05, ge=0)
     charbonnier_epsilon: float = Field(default=1e-3, gt=0)
     """Errors well below it (of 1) count by their square, those well above by their size."""
-    error_floor: float = Field(default=0, ge=0)
-    """Of each picture's distance, whose logarithm then counts; 0: the distances themselves count."""
 
 
 class Restore:
@@ -49,7 +47,7 @@ class Restore:
     def __init__(self, config: RestoreConfig, accelerator: Accelerator) -> None:
         self.config = config
         self.generator = self.build(config.network)
-        self.loss = RestoreLoss(config.spectral_weight, config.charbonnier_epsilon, config.error_floor)
+        self.loss = RestoreLoss(config.spectral_weight, config.charbonnier_epsilon)
         optimizers = partial(
             muon_and_adamw,
             muon_rate=config.muon_rate,

@@ -37,23 +37,6 @@ def test_the_charbonnier_distance_of_equal_pictures_is_its_epsilon() -> None:
     assert losses.RestoreLoss(0.05, epsilon=1e-3)(picture, picture).item() == pytest.approx(1e-3)
 
 
-def test_with_a_floor_halving_any_error_earns_the_same() -> None:
-    loss = losses.RestoreLoss(0.05, epsilon=1e-6, floor=1e-6)
-    sharp = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    flaw = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(1))
-    for size in (0.1, 1.0):
-        earned = loss(sharp + size * flaw, sharp) - loss(sharp + size / 2 * flaw, sharp)
-        assert earned.item() == pytest.approx(math.log(2), abs=1e-3)
-
-
-def test_with_a_floor_each_picture_counts_by_its_own_error() -> None:
-    loss = losses.RestoreLoss(0.0, epsilon=1e-6, floor=1e-3)
-    sharp = torch.zeros(2, 1, 4, 4)
-    restored = torch.stack([torch.full((1, 4, 4), 0.1), torch.full((1, 4, 4), 0.01)])
-    by_hand = (math.log(0.1 + 1e-3) + math.log(0.01 + 1e-3)) / 2
-    assert loss(restored, sharp).item() == pytest.approx(by_hand, abs=1e-3)
-
-
 def test_the_spectrum_of_a_flat_difference_is_one_coefficient() -> None:
     flat, black = torch.full((1, 1, 4, 4), 0.5), torch.zeros(1, 1, 4, 4)
     charbonnier = math.sqrt(0.5**2 + 0.1**2)
