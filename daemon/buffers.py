@@ -29,14 +29,15 @@ class Buffer:
 
     array: uint8 (size,). name: of the file in shared memory, None in plain memory.
 
-    Who takes a buffer calls `message` or `done` once. As long as the message or one of its copies is anywhere, or a
-    lease is left, the buffer is not free, and its bytes stay as they are. Threads may share a buffer.
+    Who takes a buffer calls `done` in the end, and `message` and `lease` before. As long as the message or one of its
+    copies is anywhere, or a lease is left, the buffer is not free, and its bytes stay. Threads may share a buffer.
     """
 
     def __init__(self, array: NDArray[np.uint8], name: str | None = None) -> None:
         self.array, self.name = array, name
         self.taken_s = 0.0
         self._in_hand = True
+        self._message: zmq.Frame | None = None
         self._tracker: zmq.MessageTracker | None = None
         self._leases: dict[int, float] = {}  # when each was given
         self._lock = threading.Lock()
@@ -45,17 +46,22 @@ class Buffer:
         self.taken_s, self._tracker, self._in_hand = now_s, None, True
 
     def message(self) -> zmq.Frame:
-        """All bytes as a message, without a copy: a small one too, since leases may outlive it."""
-        message = zmq.Frame(self.array.data, track=True, copy=False)
-        self._tracker, self._in_hand = message.tracker, False
-        return message
+        """All bytes as a message, without a copy; the same each time.
+
+        Made when it is needed: to take one back, pyzmq wakes a thread, which costs more than all else.
+        """
+        with self._lock:
+            if self._message is None:
+                self._message = zmq.Frame(self.array.data, track=True, copy=False)
+                self._tracker = self._message.tracker
+            return self._message
 
     def done(self) -> None:
-        """Nothing was sent."""
-        self._in_hand = False
+        """Let go of the buffer."""
+        self._message, self._in_hand = None, False
 
     def lease(self, now_s: float) -> int:
-        """Lend the bytes to a reader until `release`; called while the message is held."""
+        """Lend the bytes to a reader until `release`."""
         with self._lock:
             token = next(_tokens)
             self._leases[token] = now_s
@@ -67,7 +73,7 @@ class Buffer:
 
     @property
     def free(self) -> bool:
-        # In this order: while there is a message there may be a lease tomorrow.
+        # In this order: while somebody has it in hand there may be a message and a lease tomorrow.
         if self._in_hand or (self._tracker is not None and not self._tracker.done):
             return False
         with self._lock:

@@ -125,8 +125,10 @@ class Outlet:
         """Somebody receives `stream`, whose topic is `topic`."""
         with self._lock:
             self._read_subscriptions()
-            subscribed = any(topic.startswith(prefix) for prefix in self._subscribed)
-        return subscribed or self.desk.wants(stream)
+            return self._is_subscribed(topic) or self.desk.wants(stream)
+
+    def _is_subscribed(self, topic: bytes) -> bool:
+        return any(topic.startswith(prefix) for prefix in self._subscribed)
 
     def wants_shared(self, stream: str) -> bool:
         """Somebody reads the frames of `stream` in shared memory."""
@@ -145,7 +147,8 @@ class Outlet:
         with self._lock:
             if self._socket.closed:
                 raise SinkError("the publisher is closed")
-            self._socket.send(parcel.message, copy=False)
+            if self._is_subscribed(parcel.topic):
+                self._socket.send(parcel.message, copy=False)
         if self.desk.offer(parcel):
             self._wake()
 

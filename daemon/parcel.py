@@ -6,6 +6,7 @@ Knows formats and buffers; no sockets.
 from __future__ import annotations
 
 import json
+import weakref
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -44,16 +45,21 @@ RGB = Format()
 
 @dataclass(frozen=True)
 class Parcel:
-    """A frame as a message, and the buffer that it lies in, if that is one for raw pixels."""
+    """A frame ready to be sent: a raw one in `buffer`, which is let go when the parcel is garbage, others as `data`."""
 
     stream: str
-    message: zmq.Frame
     topic: bytes
     frame: Frame
     publication: Publication
     format: Format
+    data: bytes = b""
     buffer: Buffer | None = None
     offset: int = 0
+
+    @property
+    def message(self) -> zmq.Frame:
+        """All of it."""
+        return self.buffer.message() if self.buffer else zmq.Frame(self.data)
 
     @property
     def shared(self) -> bool:
@@ -83,15 +89,16 @@ def raw_parcel(
     header = wire.frame_header(frame, publication, "raw", pixel_format)
     buffer.array[:head_size] = np.frombuffer(wire.pack_head(topic, header, head_size), np.uint8)
     frame = replace(frame, origin=None)  # what the source gave is not kept while the parcel waits
-    message = buffer.message()
-    return Parcel(frame.stream, message, topic, frame, publication, Format(pixel_format), buffer, head_size)
+    parcel = Parcel(frame.stream, topic, frame, publication, Format(pixel_format), buffer=buffer, offset=head_size)
+    weakref.finalize(parcel, buffer.done).atexit = False
+    return parcel
 
 
 def jpeg_parcel(topic: bytes, frame: Frame, publication: Publication, format: Format, data: bytes) -> Parcel:  # noqa: A002
     """Put a header before a JPEG file."""
     head = wire.pack_head(topic, wire.frame_header(frame, publication, "jpeg", format.pixel_format))
     frame = replace(frame, origin=None)
-    return Parcel(frame.stream, zmq.Frame(head + data), topic, frame, publication, format)
+    return Parcel(frame.stream, topic, frame, publication, format, data=head + data)
 
 
 def convert(frame: Frame, pixel_format: wire.PixelFormat, out: NDArray[np.uint8]) -> None:

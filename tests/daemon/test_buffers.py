@@ -75,9 +75,8 @@ def repository() -> Path:
 
 def test_a_buffer_is_used_again_when_its_message_is_gone(pool: Pool) -> None:
     buffer = pool.take(SIZE)
-    message = buffer.message()
-    tracker = message.tracker
-    del message
+    tracker = buffer.message().tracker
+    buffer.done()
     tracker.wait(WAIT_S)
     assert pool.take(SIZE) is buffer
 
@@ -92,17 +91,15 @@ def test_a_buffer_of_which_nothing_was_sent_is_used_again(pool: Pool) -> None:
 def test_a_buffer_is_left_alone_while_it_is_in_hand_or_its_message_is_anywhere(pool: Pool, size: int) -> None:
     in_hand, sent = pool.take(size), pool.take(size)
     message = sent.message()
+    sent.done()
     assert pool.take(size) not in (in_hand, sent)
     assert len(message) == size
 
 
 def test_a_buffer_that_is_on_loan_is_left_alone_until_it_is_given_back(pool: Pool) -> None:
     buffer = pool.take(SIZE, shared=True)
-    message = buffer.message()
     tokens = [buffer.lease(1000.0), buffer.lease(1000.0)]
-    tracker = message.tracker
-    del message
-    tracker.wait(WAIT_S)
+    buffer.done()
     buffer.release(tokens[0])
     assert pool.take(SIZE, shared=True) is not buffer
     buffer.release(tokens[1])

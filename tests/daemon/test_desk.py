@@ -205,7 +205,7 @@ def test_a_receiver_that_asks_and_does_not_read_delays_nobody_and_costs_no_memor
         sink.send(replace(frame, seq=seq, pixels=buffer))
         assert client.ask("next").seq == seq
     context.destroy(linger=0)
-    assert len(addresses) < 16  # buffers are used again: what is queued is bounded
+    assert len(addresses) < 30  # buffers are used again: what is queued is bounded
 
 
 def test_a_client_that_went_away_is_forgotten() -> None:
