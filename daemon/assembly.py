@@ -18,7 +18,8 @@ from av.video.stream import VideoStream
 from .errors import SinkError
 from .media import best_video, open_media
 from .packet_file import PacketFile
-from .segment_writer import SegmentRecord, unwritable
+from .part_file import unwritable
+from .segment_writer import SegmentRecord
 from .stream_copy import StreamCopy
 from .video_setup import VideoSetup
 

@@ -24,5 +24,5 @@ class SinkError(DaemonError):
     """Frames cannot be delivered or written."""
 
 
-class FullDiskError(SinkError):
-    """There is no room for what is written; with more, the same would go on."""
+class StorageError(SinkError):
+    """A disk is full, or failed: when that is mended, the same would go on."""

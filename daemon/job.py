@@ -18,7 +18,7 @@ from typing import Any, Final, Self
 from filelock import FileLock, Timeout
 
 from .errors import SinkError
-from .part_file import sync
+from .part_file import sync, unwritable
 
 _STATE, _LOCK, _RESULT, _SEGMENT = "job.json", "lock", "result.json", ".packets"
 _LONGEST_NAME: Final = 255  # bytes, of most file systems
@@ -119,7 +119,7 @@ class Job:
             part.replace(self.folder / name)
             sync(self.folder)
         except OSError as error:
-            raise SinkError(f"{self.target}: cannot be written ({error.strerror})") from error
+            raise unwritable(self.target, error) from error
 
 
 def job_folder(target: Path) -> Path:

@@ -5,13 +5,16 @@ Knows names and folders; nothing of what is written.
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
-from .errors import SinkError
+from .errors import SinkError, StorageError
+
+_PASSING: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE, errno.ETIMEDOUT)
 
 
 class PartFile:
@@ -42,7 +45,7 @@ class PartFile:
             self.path.replace(self.target)
             sync(self.target.parent)
         except OSError as error:
-            raise SinkError(f"{self.target}: cannot be written ({error.strerror})") from error
+            raise unwritable(self.target, error) from error
 
     def discard(self) -> None:
         """Leave nothing behind; after `commit`, and again, this does nothing."""
@@ -62,6 +65,12 @@ def check_target(target: Path, *, source: Path, overwrite: bool) -> None:
     if target.exists() and source.exists() and target.samefile(source):
         raise SinkError(f"{target}: the output must be another file than the input")
     _check_free(target, overwrite)
+
+
+def unwritable(target: Path, error: Exception) -> SinkError:
+    """StorageError, or another SinkError, in one line without error numbers."""
+    kind = StorageError if getattr(error, "errno", None) in _PASSING else SinkError
+    return kind(f"{target}: cannot be written ({(getattr(error, 'strerror', None) or str(error)).lower()})")
 
 
 def sync(path: Path) -> None:

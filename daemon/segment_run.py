@@ -13,6 +13,7 @@ from typing import Final
 
 from engine.protocol import Engine, EngineSpec
 
+from .errors import SourceError
 from .file_source import FileSource
 from .pipeline import Pipeline
 from .plan import Segment
@@ -114,6 +115,8 @@ class _Running:
                 pipeline.streams.remove(self.stream)  # else it would be held as long as the pipeline
             if self.stream.error is not None:
                 raise self.stream.error
+            if self.source.damage and not self.source.path.exists():  # a drive that was unplugged, not a damaged file
+                raise SourceError(f"{self.source.path}: must be there until it is restored")
             self.writer.commit(self.source.damage, [*self.source.warnings, *_cut(self.source.depth, self._spec)])
         except BaseException:
             self.writer.discard()

@@ -5,7 +5,6 @@ Knows encoders; nothing of containers, nor of what the neighbouring segments are
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -16,14 +15,13 @@ import av
 import numpy as np
 from av.video.codeccontext import VideoCodecContext
 
-from .errors import FullDiskError, SinkError
+from .errors import SinkError
 from .frame import Frame, Pixels
-from .media import reason
 from .packet_file import PacketFileWriter
+from .part_file import unwritable
 from .planes import with_change
 from .video_setup import VideoSetup
 
-_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _JUMP_BACK_S: Final = 1.0
 
 
@@ -154,13 +152,6 @@ class SegmentRecord:
 
     def as_json(self) -> dict[str, Any]:
         return dict(self.__dict__)
-
-
-def unwritable(target: Path, error: Exception) -> SinkError:
-    """FullDiskError, or another SinkError, in one line."""
-    why = reason(error) if isinstance(error, av.FFmpegError) else getattr(error, "strerror", None) or str(error)
-    kind = FullDiskError if getattr(error, "errno", None) in _FULL else SinkError
-    return kind(f"{target}: cannot be written ({why.lower()})")
 
 
 class _Timeline:

@@ -16,7 +16,7 @@ from engine.protocol import Engine
 
 from .assembly import Assembly, together
 from .encoding import Encoding
-from .errors import DaemonError, FullDiskError, SourceError
+from .errors import DaemonError, SourceError, StorageError
 from .fingerprint import encoder_fingerprint, file_fingerprint, node_fingerprint
 from .job import Job, is_begun, job_folder
 from .packet_file import PacketFile, is_whole
@@ -64,8 +64,9 @@ def restore_video(
 ) -> VideoResult:
     """Restore `job.source` into `job.target`, or go on where an earlier run was interrupted.
 
-    Raises KeyboardInterrupt when `asked_to_stop`. After that, and where the disk is full or the engine fails, what is
-    done is kept for the next run; after any other error nothing is left, since it would come again.
+    Raises KeyboardInterrupt when `asked_to_stop`. After that, and where the disk is full, the source is gone for now or
+    the engine fails, what is done is kept for the next run; after any other error nothing is left, since it would come
+    again.
     """
     if job_folder(job.target).is_dir():
         with Job(job.target) as folder:
@@ -78,11 +79,10 @@ def restore_video(
     with Job(job.target) as folder:
         try:
             return _restore(job, folder, plan, video, engine, progress, asked_to_stop)
-        except FullDiskError as error:
-            if not is_begun(job.target):
-                raise
-            raise FullDiskError(f"{error}; {how_to_go_on(job.target)}") from error
-        except DaemonError:
+        except DaemonError as error:
+            passing = isinstance(error, StorageError) or not job.source.exists()
+            if passing and is_begun(job.target):
+                raise type(error)(f"{error}; {how_to_go_on(job.target)}") from error
             folder.remove()
             raise
 

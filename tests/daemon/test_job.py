@@ -23,7 +23,7 @@ from streams import Collector
 
 from daemon.assembly import Assembly, rising
 from daemon.encoding import Encoding
-from daemon.errors import FullDiskError, SinkError, SourceError
+from daemon.errors import SinkError, SourceError, StorageError
 from daemon.file_source import FileSource
 from daemon.job import Job, job_folder
 from daemon.packet_file import PacketFile, PacketFileWriter
@@ -235,7 +235,7 @@ def test_a_full_disk_keeps_what_is_done_and_says_how_to_go_on(tmp_path, source, 
     job = VideoJob(source, tmp_path / "b.mp4", Encoding())
     whole = tmp_path / "whole.mp4"
     restore_video(replace(job, target=whole), engine)
-    with clips.full_disk(whole.stat().st_size // 2), pytest.raises(FullDiskError) as caught:
+    with clips.full_disk(whole.stat().st_size // 2), pytest.raises(StorageError) as caught:
         restore_video(job, engine)
     assert f"what is done is kept in {job_folder(job.target)}: the same command goes on" in str(caught.value)
     assert not job.target.exists()
@@ -310,6 +310,18 @@ def test_an_input_that_is_changed_while_it_is_restored_gives_no_result(tmp_path,
     with pytest.raises(SourceError, match="must stay as it is while it is restored"):
         restore_video(VideoJob(source, tmp_path / "b.mp4", Encoding()), engine, touch)
     assert names_in(tmp_path) == ["a.mp4"]
+
+
+def test_an_input_that_is_gone_for_a_while_costs_nothing(tmp_path, source, engine):
+    def unplug(done: int, expected: int | None) -> None:
+        if done == 400:
+            source.rename(tmp_path / "elsewhere")
+
+    job = VideoJob(source, tmp_path / "b.mp4", Encoding())
+    with pytest.raises(SourceError, match="the same command goes on from there"):
+        restore_video(job, engine, unplug)
+    (tmp_path / "elsewhere").rename(source)
+    assert restore_video(job, engine).kept >= 6
 
 
 def test_what_was_lost_is_told_by_the_run_that_ends_the_job(tmp_path, engine):
