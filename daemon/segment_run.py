@@ -5,6 +5,7 @@ Knows sources, pipelines and writers of segments; nothing of the job that they b
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
@@ -121,6 +122,15 @@ class _Running:
         except BaseException:
             self.writer.discard()
             raise
+        finally:
+            _give_memory_back()
+
+
+def _give_memory_back() -> None:
+    """What threads that have ended freed, which glibc keeps: without it, 280 MB became 560 MB within ten segments."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim:  # only glibc has it
+        trim(0)
 
 
 def _cut(depth: int, spec: EngineSpec) -> list[str]:
