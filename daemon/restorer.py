@@ -21,6 +21,7 @@ from engine.protocol import EngineSpec, State
 
 from .errors import DaemonError
 from .frame import Frame, Pixels
+from .hdr import Curve, curve_of
 from .tiles import Merger, TilePlan, Tiles
 
 SCENE_CUT_LEVELS = 40.0
@@ -49,14 +50,18 @@ class Prepared:
         """Start putting what the engine gives for the tiles together in `out` (H, W, 3), of the frame's type."""
         if out.dtype == np.uint8:
             return self.plan.merger(out)
-        return DeepMerger(self.plan, self.frame.pixels, out, self.cut)
+        curve = curve_of(self.frame.colour.transfer)
+        return DeepMerger(self.plan, self.frame.pixels, out, self.cut, curve)
 
 
 class DeepMerger:
     """A frame of 16 bits being put together: the frame as it came, and what the engine changed, rounded once."""
 
-    def __init__(self, plan: TilePlan, pixels: Pixels, out: Pixels, cut: NDArray[np.uint8] | None) -> None:
+    def __init__(
+        self, plan: TilePlan, pixels: Pixels, out: Pixels, cut: NDArray[np.uint8] | None, curve: Curve | None
+    ) -> None:
         self.out = out
+        self._curve = curve
         self._pixels, self._cut, self._missing = pixels, cut, plan.count
         self._merger = plan.merger(np.empty(pixels.shape, np.float32 if cut is None else np.uint8))
 
@@ -65,11 +70,13 @@ class DeepMerger:
         self._merger.add(index, tile)
         self._missing -= 1
         if not self._missing:
-            change = self._merger.out
+            change, unit = self._merger.out, LEVEL
             if self._cut is not None:
                 change = np.asarray(cv2.subtract(change, self._cut, dtype=cv2.CV_32F))
+            elif self._curve:
+                change, unit = self._curve.change(self._pixels, change), 1
             # Rounds, and stops at black and white.
-            cv2.addWeighted(self._pixels, 1, change, LEVEL, 0, dst=self.out, dtype=cv2.CV_16U)
+            cv2.addWeighted(self._pixels, 1, change, unit, 0, dst=self.out, dtype=cv2.CV_16U)
 
 
 class Restorer:
@@ -108,7 +115,7 @@ class Restorer:
                     f"frames must be at most {limit[1]}x{limit[0]} for model {self._spec.model!r}, which takes them"
                     f" whole, got {size[1]}x{size[0]}"
                 )
-        pixels, cut = self._levels(frame.pixels)
+        pixels, cut = self._levels(frame)
         kind = (pixels.dtype, frame.epoch)
         if (size, kind) != (self._size, self._kind):
             self._size, self._kind, self._thumbnail = size, kind, None
@@ -117,10 +124,13 @@ class Restorer:
             self._states = (None,) * self._plan.count
         return Prepared(frame, self._plan, self._plan.split(pixels), self._states, cut)
 
-    def _levels(self, pixels: Pixels) -> tuple[NDArray[Any], NDArray[np.uint8] | None]:
-        """What the engine takes of `pixels`; and the same if it is less than they hold."""
+    def _levels(self, frame: Frame) -> tuple[NDArray[Any], NDArray[np.uint8] | None]:
+        """What the engine takes of the pixels; and the same if it is less than they hold."""
+        pixels = frame.pixels
         if pixels.dtype == np.uint8:
             return pixels, None
+        if self._spec.floating and (curve := curve_of(frame.colour.transfer)):
+            return curve.levels(pixels), None
         if self._spec.floating:
             return np.multiply(pixels, np.float32(1 / LEVEL), dtype=np.float32), None
         cut = np.asarray(cv2.convertScaleAbs(pixels, alpha=1 / LEVEL), np.uint8)
