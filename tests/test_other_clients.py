@@ -6,41 +6,33 @@ Where what they are built with is not installed, the tests are skipped, visibly.
 from __future__ import annotations
 
 import json
-import queue
 import random
 import shutil
 import signal
 import subprocess
-import threading
 import time
 import tomllib
 from collections.abc import Iterator
-from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pytest
-import zmq
 from publishing import SIZE, PublisherProcess, pixels
+from watching import WAIT_S, Command, Desk, Watch, a_frame, a_message
 
 from daemon import control, wire
 from daemon.allow_list import AllowList
-from daemon.frame import Frame, Publication, boot_id
-from daemon.gate import Admission, Gate
+from daemon.gate import Admission
 from daemon.keys import Keys, new_keys
 from daemon.parcel import Format, convert, encode_jpeg
 
 pytestmark = pytest.mark.long
 
 CLIENTS = Path(__file__).parents[1] / "clients"
-WAIT_S = 30.0
 MODES = ["newest", "paced", "shared"]
 SHARED_MEMORY = Path("/dev/shm").is_dir()
 SANITIZED = "-Wall -Wextra -Wpedantic -Wshadow -Werror -g1 -fsanitize=address,undefined -fno-sanitize-recover"
-
-Command = list[str]
 
 
 # Building.
@@ -103,60 +95,6 @@ def javascript(tmp_path_factory: pytest.TempPathFactory) -> Command:
 def client(request: pytest.FixtureRequest) -> Command:
     command: Command = request.getfixturevalue(request.param)
     return command
-
-
-class Watch:
-    """The example while it runs; a line that does not come in time fails the test."""
-
-    def __init__(self, command: Command, endpoint: str, *words: str) -> None:
-        self.process = subprocess.Popen(
-            [*command, endpoint, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        self._lines: queue.Queue[str] = queue.Queue()
-        self._thread = threading.Thread(target=self._read)
-        self._thread.start()
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self._lines.put(line)
-        self._lines.put("")
-
-    def line(self, field: str) -> dict[str, Any]:
-        """The next line that has `field`."""
-        deadline = time.monotonic() + WAIT_S
-        while True:
-            line = self._lines.get(timeout=max(0.0, deadline - time.monotonic()))
-            assert line, f"it ended: {self.end()}"
-            answer: dict[str, Any] = json.loads(line)
-            if field in answer:
-                return answer
-
-    def frame(self) -> dict[str, Any]:
-        return self.line("seq")
-
-    def await_state(self, state: str) -> dict[str, Any]:
-        while (line := self.line("state"))["state"] != state:
-            pass
-        return line
-
-    def end(self) -> str:
-        """What it says when it ends by itself, which it does with a non-zero status."""
-        assert self.process.stderr is not None
-        said = self.process.stderr.read()
-        assert self.process.wait(WAIT_S) == 1, said
-        return said
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.process.kill()
-        self.process.wait()
-        self._thread.join()
-        for pipe in (self.process.stdout, self.process.stderr):
-            assert pipe is not None
-            pipe.close()
 
 
 # With a publisher.
@@ -257,6 +195,14 @@ def test_a_killed_daemon_is_noticed_and_its_successor_found(
         assert watch.frame()["sum"] == int(pixels(7).sum())
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_a_lost_daemon_is_an_error_for_who_wants_it(client: Command, publisher: PublisherProcess, mode: str) -> None:
+    with Watch(client, publisher.endpoint, "cam", "--mode", mode, "--on-lost", "throw") as watch:
+        watch.await_state("live")
+        publisher.kill()
+        assert "the daemon answers no more" in watch.end()
+
+
 def test_a_daemon_that_hangs_is_noticed_and_found_again(client: Command, publisher: PublisherProcess) -> None:
     with Watch(client, publisher.endpoint, "cam", "--mode", "shared") as watch:
         watch.await_state("live")
@@ -269,6 +215,11 @@ def test_a_daemon_that_hangs_is_noticed_and_found_again(client: Command, publish
         assert watch.frame()["seq"] == 7
 
 
+def test_who_finds_no_room_is_told_so(client: Command) -> None:
+    with PublisherProcess(max_clients=1) as publisher, Watch(client, publisher.endpoint, "a", "b") as watch:
+        assert "it has as many clients as it takes" in watch.end()
+
+
 def test_the_daemon_may_start_later(client: Command, tmp_path: Path) -> None:
     endpoint = f"ipc://{tmp_path}/frames"
     with Watch(client, endpoint, "cam", "--mode", "paced") as watch, PublisherProcess(endpoint) as publisher:
@@ -278,82 +229,6 @@ def test_the_daemon_may_start_later(client: Command, tmp_path: Path) -> None:
 
 
 # With bytes that no publisher of today sends.
-
-
-def a_frame(seq: int = 0) -> Frame:
-    return Frame("cam", seq, seq, Fraction(1, 25), time.time_ns(), time.monotonic_ns(), pixels(seq))
-
-
-def a_message(seq: int = 0, **fields: object) -> bytes:
-    """A frame as bytes, with `fields` in its header instead of what is there, or besides."""
-    publication = Publication("run", "fast", boot_id(), time.monotonic_ns(), time.time_ns())
-    header = wire.frame_header(a_frame(seq), publication, "raw")
-    head: bytes = wire.pack_head(b"cam\0", {**header, **fields})
-    return head + pixels(seq).tobytes()
-
-
-class Desk:
-    """Control and frames of a daemon that says what it is told to; nobody gets in but by `admission`."""
-
-    def __init__(self, admission: Admission | None = None, shared: dict[str, str] | None = None) -> None:
-        self.shared = shared
-        self.released: list[int] = []
-        self._context = zmq.Context()
-        self._frames, self._requests = self._context.socket(zmq.XPUB), self._context.socket(zmq.ROUTER)
-        self._gate = Gate(self._context)
-        for each in (self._frames, self._requests):
-            each.setsockopt(zmq.LINGER, 0)
-            self._gate.guard(each, 8, admission)
-        self._frames.bind("tcp://127.0.0.1:*")
-        self._requests.bind("tcp://127.0.0.1:*")
-        self.endpoint, self.control = (
-            each.getsockopt_string(zmq.LAST_ENDPOINT) for each in (self._frames, self._requests)
-        )
-
-    def _request(self) -> tuple[bytes, dict[str, Any]]:
-        assert self._requests.poll(int(WAIT_S * 1000)), "nobody asks"
-        identity, request = self._requests.recv_multipart()
-        return identity, json.loads(request)
-
-    def give(self, *answers: bytes) -> None:
-        """Answer so many requests for a frame with these, and what comes between as a daemon does.
-
-        Who could read shared memory, and does not ask for it, gets nothing.
-        """
-        for answer in answers:
-            while not self._fits(self.answer(answer)):
-                pass
-
-    def answer(self, answer: bytes) -> dict[str, Any]:
-        """Wait for a request, and give this answer if it fits."""
-        identity, request = self._request()
-        if not self._fits(request):
-            kind = {"hello": "welcome", "ping": "pong", "next": "none"}[request["kind"]]
-            answer = control.pack_answer(kind, run_id="run", streams=["cam"], shared=self.shared)
-        self.released += request.get("release", [])
-        self._requests.send_multipart([identity, answer])
-        return request
-
-    def _fits(self, request: dict[str, Any]) -> bool:
-        return bool(request["kind"] == "next" and request["shared"] == bool(self.shared))
-
-    def watch(self, client: Command, mode: str = "paced", *words: str) -> Watch:
-        return Watch(client, self.endpoint, "cam", "--mode", mode, "--control", self.control, *words)
-
-    def publish(self, message: bytes) -> None:
-        """Send to the first that subscribes."""
-        assert self._frames.poll(int(WAIT_S * 1000)), "nobody subscribes"
-        self._frames.recv()
-        self._frames.send(message)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self._frames.close()
-        self._requests.close()
-        self._gate.close()
-        self._context.destroy(linger=0)
 
 
 def test_what_is_not_known_yet_is_passed_over(client: Command) -> None:
@@ -430,20 +305,41 @@ def is_newer(message: bytes) -> bool:
     return False
 
 
-def test_times_of_64_bits_are_exact_in_javascript(javascript: Command, tmp_path: Path) -> None:
-    header: dict[str, Any] = {"captured_ns": 2**63 - 1, "pts": -(2**62) - 1, "model": 'a "pts": 7, \\', "seq": 5}
-    (tmp_path / "message").write_bytes(a_message(**header))
-    program = """
-        import { readFileSync } from "node:fs"
-        const [module, file] = process.argv.slice(1)
-        const { unpack } = await import(module)
-        const { captured_ns, pts, model, seq } = unpack(readFileSync(file)).header
-        console.log(JSON.stringify([String(captured_ns), String(pts), model, seq]))
-    """
+# In JavaScript alone.
+
+
+def evaluate(javascript: Command, module: str, program: str, *words: str) -> Any:
+    """What `program` prints in JSON; `client` is a module of the package, and `words` are its words."""
     node, watch = javascript
-    module = str(Path(watch).with_name("wire.js"))
-    answer = run(node, "--input-type=module", "-e", program, module, str(tmp_path / "message"))
-    assert json.loads(answer.stdout) == [str(header["captured_ns"]), str(header["pts"]), header["model"], 5]
+    program = f"const client = await import(process.argv[1]); const words = process.argv.slice(2); {program}"
+    answer = run(node, "--input-type=module", "-e", program, str(Path(watch).with_name(module)), *words)
+    assert answer.returncode == 0, answer.stderr
+    return json.loads(answer.stdout)
+
+
+def test_times_of_64_bits_are_exact_in_javascript(javascript: Command) -> None:
+    header: dict[str, Any] = {"captured_ns": 2**63 - 1, "pts": -(2**62) - 1, "model": 'a "pts": 7, \\', "seq": 5}
+    program = """
+        const { header } = client.unpack(Buffer.from(words[0], "hex"))
+        console.log(JSON.stringify(header, (name, value) => typeof value === "bigint" ? `${value}` : value))
+    """
+    read = evaluate(javascript, "wire.js", program, a_message(**header).hex())
+    assert {name: read[name] for name in header} == {
+        **header,
+        "captured_ns": str(header["captured_ns"]),
+        "pts": str(header["pts"]),
+    }
+
+
+def test_waiting_ends_in_time_and_when_a_subscriber_is_closed(javascript: Command, tmp_path: Path) -> None:
+    program = """
+        const subscriber = new client.Subscriber(words[0])
+        const answers = [await subscriber.receive(0), await subscriber.receive(20)]
+        setTimeout(() => subscriber.close(), 20)
+        for await (const frame of subscriber) answers.push(frame)
+        console.log(JSON.stringify([...answers, subscriber.state]))
+    """
+    assert evaluate(javascript, "index.js", program, f"ipc://{tmp_path}/nobody") == [None, None, "connecting"]
 
 
 # With keys.

@@ -56,6 +56,7 @@ struct Keys {
   private:
     static std::string read(const std::string& path, const std::string& name) {
         std::ifstream file(path);
+        if (!file) throw std::invalid_argument(path + ": cannot be read");
         for (std::string word, equals, key; file >> word;)
             if (word == name && file >> equals >> key && key.size() == 42) return key.substr(1, 40);
         throw std::invalid_argument(path + ": must hold a " + name + " of 40 characters in quotes");
@@ -137,15 +138,11 @@ class Subscriber {
         ping_at_ = Clock::now();
         broken_off_ = 0;
         receivers_.clear();
-        monitor_.close();
+        monitors_.clear();
         pulse_ = make_socket(zmq::socket_type::dealer);  // of its own for pings: never behind a frame
         pulse_.set(zmq::sockopt::immediate, 1);          // none is kept for a daemon that is not there
-        if (zmq_socket_monitor(pulse_.handle(), "inproc://deblurd-pulse", ZMQ_EVENT_HANDSHAKE_SUCCEEDED |
-                               ZMQ_EVENT_HANDSHAKE_FAILED_AUTH | ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL |
-                               ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL) != 0)
-            throw zmq::error_t();
-        monitor_ = zmq::socket_t(context_, zmq::socket_type::pair);
-        monitor_.connect("inproc://deblurd-pulse");
+        monitor(pulse_, ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_HANDSHAKE_FAILED_AUTH |
+                            ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL | ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL);
         pulse_.connect(options_.control);
         if (options_.mode == Mode::newest) return listen(streams_);
         asked_ = false;
@@ -156,10 +153,12 @@ class Subscriber {
     /// ZeroMQ keeps the newest message of a whole socket: so, one socket for each stream.
     void listen(const std::vector<std::string>& streams) {
         receivers_.clear();
+        monitors_.resize(1);
         for (const auto& stream : streams) {
             auto& socket = receivers_.emplace_back(make_socket(zmq::socket_type::sub));
             socket.set(zmq::sockopt::conflate, 1);
             socket.set(zmq::sockopt::subscribe, stream + '\0');  // ZeroMQ matches prefixes
+            monitor(socket, ZMQ_EVENT_HANDSHAKE_FAILED_AUTH);
             socket.connect(endpoint_);
         }
     }
@@ -167,7 +166,7 @@ class Subscriber {
     /// Hear what the daemon said since, whatever time has passed, and only then judge it by its silence.
     void keep_in_touch() {
         if (Clock::now() >= reopen_at_) open();
-        look_at_handshakes();
+        for (auto& each : monitors_) look_at_handshakes(each);
         zmq::message_t message;
         while (pulse_.recv(message, zmq::recv_flags::dontwait)) {
             unanswered_ = 0;
@@ -194,10 +193,16 @@ class Subscriber {
         if (options_.mode == Mode::newest && streams_.empty()) listen(welcome.at("streams"));
     }
 
-    /// Where a handshake fails, ZeroMQ says so in silence, and does not always try again.
-    void look_at_handshakes() {
+    /// Where a handshake fails, ZeroMQ tells nobody but the monitor, and does not always try again.
+    void monitor(zmq::socket_t& socket, int events) {
+        const auto address = "inproc://monitor-" + std::to_string(++monitored_);
+        if (zmq_socket_monitor(socket.handle(), address.c_str(), events) != 0) throw zmq::error_t();
+        monitors_.emplace_back(context_, zmq::socket_type::pair).connect(address);
+    }
+
+    void look_at_handshakes(zmq::socket_t& events) {
         zmq::message_t event, address;
-        while (monitor_.recv(event, zmq::recv_flags::dontwait) && monitor_.recv(address)) {
+        while (events.recv(event, zmq::recv_flags::dontwait) && events.recv(address)) {
             std::uint16_t kind;
             std::uint32_t value;
             std::memcpy(&kind, event.data(), sizeof kind);
@@ -262,7 +267,8 @@ class Subscriber {
     }
 
     void wait_until(Clock::time_point time) {
-        std::vector<zmq::pollitem_t> items{{pulse_, 0, ZMQ_POLLIN, 0}, {monitor_, 0, ZMQ_POLLIN, 0}};
+        std::vector<zmq::pollitem_t> items{{pulse_, 0, ZMQ_POLLIN, 0}};
+        for (auto& socket : monitors_) items.push_back({socket, 0, ZMQ_POLLIN, 0});
         for (auto& socket : receivers_) items.push_back({socket, 0, ZMQ_POLLIN, 0});
         try {
             const auto left = std::max(Clock::duration::zero(), time - Clock::now());
@@ -279,11 +285,11 @@ class Subscriber {
     int unanswered_ = 0, broken_off_ = 0;
     Clock::time_point ping_at_, answer_at_, reopen_at_;
     bool asked_ = false;
-    std::size_t turn_ = 0;
+    std::size_t turn_ = 0, monitored_ = 0;
     std::shared_ptr<detail::Loans> loans_ = std::make_shared<detail::Loans>();
     zmq::context_t context_;  // ends after its sockets
-    zmq::socket_t pulse_, monitor_;
-    std::vector<zmq::socket_t> receivers_;
+    zmq::socket_t pulse_;
+    std::vector<zmq::socket_t> receivers_, monitors_;
 };
 
 }  // namespace deblurd

@@ -16,11 +16,12 @@
 
 constexpr auto usage =
     "usage: watch ENDPOINT [STREAM...] [--mode newest|paced|shared] [--control ENDPOINT]\n"
-    "             [--keys SECRET_FILE --server PUBLIC_FILE]";
+    "             [--keys SECRET_FILE --server PUBLIC_FILE] [--on-lost wait|throw]";
 
 int main(int argc, char** argv) try {
     std::vector<std::string> names;
-    std::map<std::string, std::string> given{{"--mode", "newest"}, {"--control", ""}, {"--keys", ""}, {"--server", ""}};
+    std::map<std::string, std::string> given{
+        {"--mode", "newest"}, {"--control", ""}, {"--keys", ""}, {"--server", ""}, {"--on-lost", "wait"}};
     for (int at = 1; at < argc; ++at) {
         const std::string word = argv[at];
         if (word[0] != '-')
@@ -37,6 +38,7 @@ int main(int argc, char** argv) try {
     deblurd::Options options;
     options.mode = modes.at(given["--mode"]);
     options.control = given["--control"];
+    options.throw_when_lost = given["--on-lost"] == "throw";
     if (!given["--keys"].empty()) options.keys = deblurd::Keys::load(given["--keys"], given["--server"]);
     deblurd::Subscriber subscriber(names[0], {names.begin() + 1, names.end()}, options);
 

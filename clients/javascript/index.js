@@ -140,6 +140,7 @@ export class Subscriber extends EventEmitter {
     this.#listeners = streams.map((stream) => {
       const socket = this.#make(Sub, { conflate: true })
       socket.subscribe(`${stream}\0`) // ZeroMQ matches prefixes
+      socket.events.on('handshake:error:auth', (event) => this.#shutOut(event))
       this.#connect(socket, this.#endpoint, (message) => this.#put(message))
       return socket
     })
@@ -179,8 +180,7 @@ export class Subscriber extends EventEmitter {
   #watchHandshakes(events) {
     const keys = this.#options.keys
     events.on('handshake', () => (this.#brokenOff = 0))
-    events.on('handshake:error:auth', ({ error }) =>
-      this.#refused(error.status === 500 ? 'it has as many clients as it takes' : "this client's key is not allowed"))
+    events.on('handshake:error:auth', (event) => this.#shutOut(event))
     events.on('handshake:error:protocol', ({ error }) => {
       if (error.code !== 'ERR_ZMTP_MECHANISM_MISMATCH') return this.#refused('it is no deblurd')
       this.#refused(keys ? 'it has no keys, this client has' : 'it wants keys, this client has none')
@@ -190,6 +190,10 @@ export class Subscriber extends EventEmitter {
       if (!['EPIPE', 'ECONNRESET'].includes(error.code) || ++this.#brokenOff < 2) return
       this.#refused(keys ? 'its key is another, or it has none' : 'it wants keys, this client has none')
     })
+  }
+
+  #shutOut({ error }) {
+    this.#refused(error.status === 500 ? 'it has as many clients as it takes' : "this client's key is not allowed")
   }
 
   #refused(why) {
@@ -283,10 +287,7 @@ export class Subscriber extends EventEmitter {
   #rung(timeoutMs) {
     return new Promise((resolve) => {
       const timer = setTimeout(resolve, Math.min(timeoutMs, 2 ** 31 - 1))
-      this.#ring = () => {
-        clearTimeout(timer)
-        resolve()
-      }
+      this.#ring = () => resolve(clearTimeout(timer))
     })
   }
 }

@@ -9,7 +9,7 @@ import { parseArgs } from 'node:util'
 import { loadKeys, Subscriber, VersionError, WireError } from './index.js'
 
 const USAGE = `usage: watch ENDPOINT [STREAM...] [--mode newest|paced|shared] [--control ENDPOINT]
-             [--keys SECRET_FILE --server PUBLIC_FILE]`
+             [--keys SECRET_FILE --server PUBLIC_FILE] [--on-lost wait|throw]`
 const print = (line) => console.log(JSON.stringify(line))
 process.stdout.on('error', () => process.exit()) // nobody reads any more
 
@@ -28,7 +28,7 @@ async function next(subscriber) {
 try {
   const text = { type: 'string' }
   const { values, positionals } = parseArgs({
-    options: { mode: text, control: text, keys: text, server: text },
+    options: { mode: text, control: text, keys: text, server: text, 'on-lost': text },
     allowPositionals: true,
   })
   const { mode, control, keys: secretFile, server: serverFile } = values
@@ -38,6 +38,7 @@ try {
     streams,
     mode,
     control,
+    onLost: values['on-lost'],
     keys: secretFile && loadKeys(secretFile, serverFile),
   })
   subscriber.on('state', (state) => print({ state, run_id: subscriber.runId }))
