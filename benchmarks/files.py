@@ -106,6 +106,8 @@ def measure(clip: Path, seconds: float, fixed_ms: float, repeat: int) -> dict[st
             plan = plan_of(source)
         video = video_setup(source, target, Encoding())
         for _ in range(repeat):
+            with FixedEngine(fixed_ms / 1000) as engine, Watch() as whole:
+                restore_video(VideoJob(source, target, Encoding(), overwrite=True), engine)
             with Watch() as decoding:
                 count = sum(1 for _ in frames_of(source))
             with FileSource(source) as few:
@@ -118,8 +120,6 @@ def measure(clip: Path, seconds: float, fixed_ms: float, repeat: int) -> dict[st
             writer.discard()
             sent = len(frames)
             frames.clear()
-            with FixedEngine(fixed_ms / 1000) as engine, Watch() as whole:
-                restore_video(VideoJob(source, target, Encoding(), overwrite=True), engine)
             figures = {
                 "decode_fps": count / decoding.wall_s,
                 "engine_fps": 1000 / fixed_ms,
