@@ -240,7 +240,7 @@ def figures(sent: dict[str, Any], taken: list[NDArray[np.int64]], case: Case) ->
 def received(rows: NDArray[np.int64], sent: dict[str, Any]) -> dict[str, Any]:
     began_ns, settled_ns = sent["began_ns"], sent["began_ns"] + SETTLING_S * 1e9
     rows = rows[(rows[:, 0] >= began_ns) & (rows[:, 2] <= sent["ended_ns"])]
-    settled = rows[rows[:, 0] >= settled_ns]
+    settled = rows[rows[:, 1] >= settled_ns]
     if len(settled) < 2:
         raise BenchmarkError("no two frames came")
     sent_ns, in_hand_ns, done_ns, cpu_ns = settled.T[:4]

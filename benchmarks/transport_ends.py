@@ -59,10 +59,10 @@ def deblurd_sender(endpoint: str) -> Iterator[Publish]:
     from daemon.publisher import Publisher
 
     publisher = Publisher(endpoint, "benchmark")
-    sink = publisher.stream("bench")
+    sink, time_base = publisher.stream("bench"), Fraction(1, 30)
 
     def publish(picture: Pixels, seq: int) -> None:
-        frame = Frame("bench", seq, seq, Fraction(1, 30), time.time_ns(), time.monotonic_ns(), picture)
+        frame = Frame("bench", seq, seq, time_base, time.time_ns(), time.monotonic_ns(), picture)
         pixels = sink.lend(frame)
         np.copyto(pixels, picture)
         frame = replace(frame, pixels=pixels)
