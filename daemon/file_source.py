@@ -123,9 +123,9 @@ class FileSource:
                 return
             frame = decoded.frame
             began = time.monotonic_ns()
+            pixels = self._pixels_of(frame)
             if not seq:
                 self._look_at(frame)
-            pixels = self._pixels_of(frame)
             arrived = time.monotonic_ns()
             yield Frame(
                 stream=self.name,
@@ -262,6 +262,8 @@ class FileSource:
         return to_deep_rgb(frame) if self._deep and depth > 8 else to_rgb(frame)
 
     def _look_at(self, frame: av.VideoFrame) -> None:
+        if self.depth > 8 and not self._deep:
+            self.warnings.append(f"restored at 8 bits: the video has {self.depth}")
         if frame.interlaced_frame:
             self.warnings.append("the video is interlaced: its frames are restored as they are")
 

@@ -54,7 +54,7 @@ class Frame:
     captured_ns: Unix time of the exposure, by `clock`: `sender` (the camera says so) or `arrival`.
     arrived_ns: monotonic clock of this host when the frame was decoded.
     epoch: counts reconnects.
-    pixels: uint8 or uint16 RGB (H, W, 3).
+    pixels: uint8 or uint16 RGB (H, W, 3), of which 255 or 65535 is white.
     rotation: degrees counter-clockwise that a player must turn the picture.
     spent_ns: time spent in each stage so far, by the stage's name.
     drops: frames of this stream that were dropped so far.

@@ -140,6 +140,7 @@ def test_deep_rgb_is_what_the_standard_says_in_fractions_of_a_level(matrix, full
         lines[...] = values[..., index].repeat(16, 0).repeat(16, 1)
     exact = standard_rgb((values - middle * step) / scale + middle, matrix, full)
     assert np.abs(middles(to_deep_rgb(frame)) / 257 - exact).max() < 0.02
+    assert np.abs(middles(to_rgb(frame)) - exact).max() < 0.6
 
 
 @pytest.mark.parametrize("pix_fmt", ["gray10le", "gray12le", "gray16le", "gbrp10le", "gbrp12le", "rgb48le"])

@@ -178,8 +178,10 @@ def test_an_edited_file_is_not_called_cut(tmp_path):
 @pytest.mark.parametrize(("pix_fmt", "depth"), [("yuv420p", 8), ("yuv420p10le", 10), ("gbrp12le", 12)])
 def test_more_than_8_bits_are_16_where_that_is_asked_for(tmp_path, pix_fmt, depth):
     path = clips.write_video(tmp_path / "a.mkv", count=2, codec="ffv1", pix_fmt=pix_fmt)
-    shallow, _ = read(path)
+    shallow, source = read(path)
+    assert source.warnings == ([f"restored at 8 bits: the video has {depth}"] if depth > 8 else [])
     deep, source = read(path, deep=True)
+    assert source.warnings == []
     assert shallow[0].pixels.dtype == np.uint8
     assert deep[0].pixels.dtype == (np.uint16 if depth > 8 else np.uint8)
     assert source.depth == depth
