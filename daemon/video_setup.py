@@ -123,7 +123,7 @@ def _for_this_processor(encoder: str) -> dict[str, str]:
     x264's AVX-512 code for macroblock-tree rate control reads beyond its rows unless they are a multiple of 128 pixels
     wide: at 848x480, ten of twelve runs with the same frames gave different packets. With AVX2 all were equal.
     """
-    return {"x264-params": "asm=avx2"} if encoder == "libx264" and cv2.checkHardwareSupport(_AVX_512F) else {}
+    return {"x264-params": "asm=avx2"} if encoder.startswith("libx264") and cv2.checkHardwareSupport(_AVX_512F) else {}
 
 
 def _container_of(target: Path) -> tuple[str, int]:
