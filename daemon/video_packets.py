@@ -16,6 +16,7 @@ from .media import reason
 from .plan import KeyFrame
 
 _MOST_READ_ERRORS: Final = 100  # in a row
+_JUMP_BACK_S: Final = 1.0  # more than frames are out of order
 
 
 class VideoPackets:
@@ -30,7 +31,8 @@ class VideoPackets:
         self._stop = None if container.format.name == "avi" else stop  # AVI has no times of presentation
         self._closed = False
         self.end_s = 0.0
-        """Where the last packet of any stream ended."""
+        """Where the last packet of any stream ended, as if no clock had begun anew."""
+        self._clocks: dict[int, tuple[float, float]] = {}  # of each stream, the last end and what was added to it
 
     def read(self, key: KeyFrame | None) -> Iterator[av.Packet[VideoStream] | None]:
         """Every packet, and None at the end, which makes a decoder give what it holds.
@@ -79,6 +81,11 @@ class VideoPackets:
         self._closed = True
 
     def _note_end(self, packet: av.Packet[Any]) -> None:
-        if packet.pts is not None:
-            end = (packet.pts + (packet.duration or 0)) * packet.time_base
-            self.end_s = max(self.end_s, float(end))
+        if packet.pts is None:
+            return
+        end = float((packet.pts + (packet.duration or 0)) * packet.time_base)
+        last, shift = self._clocks.get(packet.stream_index, (end, 0.0))
+        if last - end > _JUMP_BACK_S:
+            shift += last
+        self._clocks[packet.stream_index] = end, shift
+        self.end_s = max(self.end_s, end + shift)

@@ -1,0 +1,89 @@
+"""How many bytes a media file says that it has, by its outermost boxes, chunks or elements.
+
+Knows how MP4, AVI, ASF and Matroska begin theirs; nothing of what is in them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO, Final
+
+_UNKNOWN_RIFF: Final = 0xFFFFFF00  # and above, or 0: of a recording that was never ended
+_SEGMENT: Final = 0x18538067  # of Matroska: all but the few bytes before it
+_LONGEST_VINT: Final = 8
+
+
+def declared_size(path: Path, container: str) -> int | None:
+    """Where the last box of the file ends, which may be beyond the file; None where nothing tells.
+
+    container: by FFmpeg's name. Raises OSError.
+    """
+    read = next((read for name, read in _READERS.items() if name in container), None)
+    if read is None:
+        return None
+    with path.open("rb") as file:
+        actual, position, known = os.fstat(file.fileno()).st_size, 0, False
+        while position < actual:
+            file.seek(position)
+            size = read(file)
+            if size is None:
+                break
+            position, known = position + size, True
+    return position if known else None
+
+
+def _mp4(file: BinaryIO) -> int | None:
+    """The size of the box that begins here; None where it lasts to the end of the file, or is none."""
+    header = file.read(8)
+    size, kind = int.from_bytes(header[:4]), header[4:]
+    least = 8
+    if size == 1:
+        size, least = int.from_bytes(file.read(8)), 16
+    return size if size >= least and len(kind) == 4 and kind.isascii() and kind.decode().isprintable() else None
+
+
+def _avi(file: BinaryIO) -> int | None:
+    header = file.read(8)
+    size = int.from_bytes(header[4:], "little")
+    if header[:4] != b"RIFF" or not 0 < size < _UNKNOWN_RIFF:
+        return None
+    return size + size % 2 + 8
+
+
+def _asf(file: BinaryIO) -> int | None:
+    header = file.read(24)
+    size = int.from_bytes(header[16:], "little")
+    return size if size >= 24 and len(header) == 24 else None
+
+
+def _matroska(file: BinaryIO) -> int | None:
+    """The header, or the segment, which goes to the end of the file where its size is unknown."""
+    begin = file.tell()
+    kind = _vint(file, marked=True)
+    size = _vint(file, marked=False)
+    if size is None or (begin and kind != _SEGMENT):
+        return None
+    return file.tell() - begin + size
+
+
+def _vint(file: BinaryIO, *, marked: bool) -> int | None:
+    """A number of variable length, with or without the bit that marks its length; None where all others are ones."""
+    first = file.read(1)
+    length = _LONGEST_VINT + 1 - (first[0].bit_length() if first else 0)
+    if length > _LONGEST_VINT:
+        return None
+    value = int.from_bytes(first + file.read(length - 1))
+    mask = (1 << 7 * length) - 1
+    if marked:
+        return value
+    return None if value & mask == mask else value & mask
+
+
+_READERS: Final[dict[str, Callable[[BinaryIO], int | None]]] = {
+    "mp4": _mp4,
+    "avi": _avi,
+    "asf": _asf,
+    "matroska": _matroska,
+}
