@@ -17,7 +17,18 @@ import typer
 from rich.console import Console
 
 from .keys_cli import keys as keys_app
-from .options import ConfigFile, EngineName, ModelName, Quiet, Verbose, console, given, start_logging
+from .options import (
+    ConfigFile,
+    EngineName,
+    ModelName,
+    Quiet,
+    StrengthShare,
+    Verbose,
+    console,
+    given,
+    share,
+    start_logging,
+)
 from .signals import stopping
 from .training_cli import training
 
@@ -53,6 +64,7 @@ def run(
         typer.Option(help="What reads the RTSP of SOURCE: ffmpeg, or rtp, with less delay.", metavar="auto|ffmpeg|rtp"),
     ] = None,
     await_subscribers: Annotated[int | None, typer.Option(help="Start when this many have subscribed.")] = None,
+    strength: StrengthShare = None,
     engine: EngineName = None,
     model: ModelName = None,
     verbose: Verbose = False,
@@ -73,6 +85,7 @@ def run(
 
     overrides: dict[str, Any] = {
         "engine": given(name=engine, model=model),
+        "restore": given(strength=share(strength)),
         "publish": given(endpoint=publish, await_subscribers=await_subscribers),
         "log": given(level="debug" if verbose else "error" if quiet else None),
     }
@@ -145,6 +158,8 @@ def enhance(
     crf: Annotated[float | None, typer.Option(min=0, max=63, help="Quality of the encoder; smaller is better.")] = None,
     preset: Annotated[str | None, typer.Option(help="Speed of the encoder, e.g. slow.")] = None,
     lossless: Annotated[bool, typer.Option("--lossless", help="Encode without any loss.")] = False,
+    strength: StrengthShare = None,
+    force: Annotated[bool, typer.Option("--force", help="Restore sharp frames, too: --strength 1.")] = False,
     jobs: Annotated[int, typer.Option(min=1, help="Files that are restored side by side.")] = 1,
     config: ConfigFile = None,
     engine: EngineName = None,
@@ -165,7 +180,12 @@ def enhance(
     from .config import load_config
     from .files import enhance_files
 
-    overrides = {"engine": given(name=engine, model=model, goal="throughput")}
+    if force and strength is not None:
+        raise typer.BadParameter("must not be given with --strength", param_hint="--force")
+    overrides = {
+        "engine": given(name=engine, model=model, goal="throughput"),
+        "restore": given(strength=1.0 if force else share(strength)),
+    }
     settings = load_config(config, overrides)
     start_logging("debug" if verbose else "error" if quiet else "warning")
     encoding = given(codec=codec, crf=crf, preset=preset, lossless=lossless or None)
@@ -179,6 +199,7 @@ def enhance(
             quiet=quiet,
             stop=stop,
             side_by_side=jobs,
+            strength=settings.restore.strength,
         )
     raise typer.Exit(130 if stop.is_set() else 0 if whole else 1)
 

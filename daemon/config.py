@@ -14,13 +14,14 @@ from pydantic import Field, ValidationError, model_validator
 
 from .address import redact
 from .errors import ConfigError
-from .settings import EngineConfig, ForwardConfig, LogConfig, PublishConfig, Section, StreamConfig
+from .settings import EngineConfig, ForwardConfig, LogConfig, PublishConfig, RestoreConfig, Section, StreamConfig
 
 
 class Config(Section):
     """All settings. `Config()` equals config.toml as it is shipped."""
 
     engine: EngineConfig = EngineConfig()
+    restore: RestoreConfig = RestoreConfig()
     publish: tuple[PublishConfig, ...] = Field(default=(PublishConfig(),), min_length=1, strict=False)
     forward: ForwardConfig = ForwardConfig()
     log: LogConfig = LogConfig()

@@ -20,6 +20,7 @@ from .media import open_media
 from .pictures import PictureSource, PictureWriter
 from .pipeline import Pipeline
 from .segment_run import STOP_POLL_S
+from .strength import StrengthSetting
 from .video import Progress, VideoJob, VideoResult, restore_video
 
 VIDEO_SUFFIXES: Final = (
@@ -42,12 +43,14 @@ class Settings:
 
     quality: of JPEG and WebP pictures, 1 to 100.
     model_sha256: of the engine's model, so that a video goes on only where it was begun with the same one.
+    strength: the share of the model's change that is let through, 0 to 1, or `auto`: as each frame's blur asks for.
     """
 
     encoding: Encoding = field(default_factory=Encoding)
     quality: int = 95
     overwrite: bool = False
     model_sha256: str = ""
+    strength: StrengthSetting = "auto"
 
 
 @dataclass(frozen=True)
@@ -156,7 +159,7 @@ def _restore_video(
     open_media(job.source).close()  # before a folder is made
     created += _make_folder(job.target.parent)
     return restore_video(
-        VideoJob(job.source, job.target, settings.encoding, settings.overwrite, settings.model_sha256),
+        VideoJob(job.source, job.target, settings.encoding, settings.overwrite, settings.model_sha256, settings.strength),
         engine,
         progress,
         stop.is_set if stop else lambda: False,
@@ -171,7 +174,7 @@ def _restore_picture(
         created += _make_folder(job.target.parent)
         writer = PictureWriter(job.source, job.target, quality=settings.quality, overwrite=settings.overwrite)
         with writer, Pipeline(engine) as pipeline:
-            stream = pipeline.add(job.source.name, source, writer)
+            stream = pipeline.add(job.source.name, source, writer, strength=settings.strength)
             while not pipeline.wait(STOP_POLL_S):
                 if stop and stop.is_set():
                     writer.abandon()  # else stopping would write the rest first

@@ -34,6 +34,7 @@ from .errors import DaemonError
 from .job import is_begun
 from .service import engine_from
 from .settings import EngineConfig
+from .strength import StrengthSetting
 from .video import how_to_go_on
 
 
@@ -47,6 +48,7 @@ def enhance_files(
     quiet: bool,
     stop: threading.Event,
     side_by_side: int = 1,
+    strength: StrengthSetting = "auto",
 ) -> bool:
     """Restore every input, so many `side_by_side`; True if all of them are whole.
 
@@ -55,7 +57,9 @@ def enhance_files(
     """
     console = Console(stderr=True)
     jobs = expand(inputs, output)
-    settings = Settings(Encoding(**encoding), overwrite=overwrite, model_sha256=_sha256_of(config.model))
+    settings = Settings(
+        Encoding(**encoding), overwrite=overwrite, model_sha256=_sha256_of(config.model), strength=strength
+    )
     counts: Counter[str] = Counter()
     with (
         engine_from(config) as engine,

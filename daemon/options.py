@@ -25,6 +25,14 @@ EngineName = Annotated[
 ModelName = Annotated[
     str | None, typer.Option("--model", help="A shipped model's name, or a path to a .json or .onnx.")
 ]
+StrengthShare = Annotated[
+    str | None,
+    typer.Option(
+        "--strength",
+        help="How much of the model's change is let through: 0 to 1, or auto (nothing of sharp frames).",
+        metavar="0..1|auto",
+    ),
+]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say more.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say only what went wrong.")]
 
@@ -32,6 +40,14 @@ Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say only what went w
 def given(**values: Any) -> dict[str, Any]:
     """Options that were given; the others leave the settings alone."""
     return {key: value for key, value in values.items() if value is not None}
+
+
+def share(strength: str | None) -> float | str | None:
+    """A number if it is one; the settings say what is wrong with another word."""
+    try:
+        return strength if strength is None else float(strength)
+    except ValueError:
+        return strength
 
 
 def start_logging(level: str) -> None:

@@ -30,6 +30,7 @@ from .frame import Frame
 from .sink import Sink
 from .source import Source
 from .stream import Overload, Stream
+from .strength import StrengthSetting
 from .work import Batch, Part, Work
 
 
@@ -57,9 +58,19 @@ class Pipeline:
         self._scheduler = threading.Thread(target=self.guarded(self._schedule), name="schedule")
         self._scheduler.start()
 
-    def add(self, name: str, source: Source, sink: Sink, overload: Overload = "auto") -> Stream:
-        """Start a stream; the pipeline enters and leaves `source`, and closes `sink`."""
-        stream = Stream(name, source, sink, self, overload)
+    def add(
+        self,
+        name: str,
+        source: Source,
+        sink: Sink,
+        overload: Overload = "auto",
+        strength: StrengthSetting = 1.0,
+    ) -> Stream:
+        """Start a stream; the pipeline enters and leaves `source`, and closes `sink`.
+
+        strength: the share of the engine's change that is let through, or `auto`: as each frame's blur asks for.
+        """
+        stream = Stream(name, source, sink, self, overload, strength)
         with self.changed:
             if self._error is not None:
                 raise self._error

@@ -5,6 +5,8 @@ Knows the engine's spec; nothing of threads, slots or where frames come from.
 A frame of more than 8 bits goes to the engine in levels, 255 of which are white, and what the engine would change is
 added to the frame as it came. An engine that takes bytes alone is given the frame in bytes; what it changes of these is
 added all the same, so that the further bits stay.
+
+How much of what the engine changes is let through is each frame's strength: the same for all, or as its blur asks for.
 """
 
 from __future__ import annotations
@@ -19,10 +21,13 @@ from numpy.typing import NDArray
 
 from engine.protocol import EngineSpec, State
 
+from .blend import AnyMerger, Untouched, Weakened
 from .errors import DaemonError
 from .frame import Frame, Pixels
 from .hdr import Curve, curve_of
-from .tiles import Merger, TilePlan, Tiles
+from .sharpness import blur_sigma
+from .strength import Strength, StrengthSetting
+from .tiles import TilePlan, Tiles
 
 SCENE_CUT_LEVELS = 40.0
 """Mean difference between neighbouring thumbnails, in levels of 255, from which a new scene is assumed."""
@@ -38,6 +43,8 @@ class Prepared:
     """A frame ready for the engine: its tiles, and one history handle for each (None: starts afresh).
 
     cut: of a frame of more than 8 bits, what was cut into bytes, for an engine that takes no levels.
+    strength: the share of the engine's change that is let through, 0 to 1.
+    blur_px: the frame's blur, where it was measured and could be told.
     """
 
     frame: Frame
@@ -45,9 +52,17 @@ class Prepared:
     tiles: Tiles
     states: tuple[State | None, ...]
     cut: NDArray[np.uint8] | None = None
+    strength: float = 1.0
+    blur_px: float | None = None
 
-    def merger(self, out: Pixels) -> Merger | DeepMerger:
+    def merger(self, out: Pixels) -> AnyMerger:
         """Start putting what the engine gives for the tiles together in `out` (H, W, 3), of the frame's type."""
+        if self.strength == 0:
+            return Untouched(self.frame.pixels, out)
+        whole = self._whole(out)
+        return whole if self.strength == 1 else Weakened(whole, self.plan.count, self.frame.pixels, self.strength)
+
+    def _whole(self, out: Pixels) -> AnyMerger:
         if out.dtype == np.uint8:
             return self.plan.merger(out)
         curve = curve_of(self.frame.colour.transfer)
@@ -86,8 +101,9 @@ class Restorer:
     frame may be prepared only after the one before it was given to `remember`.
     """
 
-    def __init__(self, spec: EngineSpec) -> None:
-        self._spec = spec
+    def __init__(self, spec: EngineSpec, strength: StrengthSetting = 1.0) -> None:
+        self._spec, self._strength = spec, strength
+        self._following = Strength()
         self._plan: TilePlan | None = None
         self._size = (0, 0)
         self._kind: tuple[Any, int] = (np.dtype(np.uint8), 0)
@@ -117,12 +133,22 @@ class Restorer:
                 )
         pixels, cut = self._levels(frame)
         kind = (pixels.dtype, frame.epoch)
-        if (size, kind) != (self._size, self._kind):
+        afresh = (size, kind) != (self._size, self._kind)
+        if afresh:
             self._size, self._kind, self._thumbnail = size, kind, None
+        if self._spec.recurrent or self._strength == "auto":
+            afresh = self._is_cut(pixels) or afresh
+        if afresh:
             self._states = (None,) * self._plan.count
-        if self._spec.recurrent and self._is_cut(pixels):
-            self._states = (None,) * self._plan.count
-        return Prepared(frame, self._plan, self._plan.split(pixels), self._states, cut)
+        strength, blur_px = self._strength_of(frame, afresh)
+        return Prepared(frame, self._plan, self._plan.split(pixels), self._states, cut, strength, blur_px)
+
+    def _strength_of(self, frame: Frame, afresh: bool) -> tuple[float, float | None]:
+        """The share of the change to let through; the blur by which it was chosen, if it was."""
+        if self._strength != "auto":
+            return self._strength, None
+        blur_px = blur_sigma(frame.pixels)
+        return self._following.follow(blur_px, frame.time_s, afresh=afresh), blur_px
 
     def _levels(self, frame: Frame) -> tuple[NDArray[Any], NDArray[np.uint8] | None]:
         """What the engine takes of the pixels; and the same if it is less than they hold."""

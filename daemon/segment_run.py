@@ -20,6 +20,7 @@ from .pipeline import Pipeline
 from .plan import Segment
 from .segment_writer import SegmentWriter
 from .stream import Stream
+from .strength import StrengthSetting
 from .video_setup import VideoSetup
 
 AT_ONCE: Final = 2
@@ -33,6 +34,7 @@ class SegmentTask:
     """A segment to be restored into `path`; all that a process needs to know besides its engine.
 
     regular: the times of the whole video rise. prime: frames before the segment that the model must see.
+    strength: the share of the model's change that is let through.
     """
 
     source: Path
@@ -42,6 +44,7 @@ class SegmentTask:
     video: VideoSetup
     regular: bool
     prime: int
+    strength: StrengthSetting = 1.0
 
 
 def restore_segments(
@@ -106,7 +109,9 @@ class _Running:
         except BaseException:
             self.source.__exit__(None, None, None)
             raise
-        self.stream: Stream = pipeline.add(f"{task.source.name} {segment.index}", self.source, self.writer)
+        self.stream: Stream = pipeline.add(
+            f"{task.source.name} {segment.index}", self.source, self.writer, strength=task.strength
+        )
 
     def finish(self, pipeline: Pipeline) -> None:
         """Keep what was written; raises the error that ended the stream, and leaves nothing then."""

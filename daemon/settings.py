@@ -17,6 +17,7 @@ from pydantic_core import PydanticCustomError
 from .address import Address
 from .credentials import filled, password_in
 from .errors import DaemonError
+from .strength import StrengthSetting
 from .target import Target
 from .tls import check_ca_file
 
@@ -53,6 +54,21 @@ class EngineConfig(Section):
         if self.cache_dir == "none":
             return None
         return Path(self.cache_dir).expanduser() if self.cache_dir else user_cache_path("deblurd")
+
+
+class RestoreConfig(Section):
+    """`[restore]`: how much of what the engine changes is let through."""
+
+    strength: StrengthSetting = "auto"
+
+    @field_validator("strength", mode="plain")
+    @classmethod
+    def _a_share_or_auto(cls, strength: object) -> StrengthSetting:
+        if strength == "auto":
+            return "auto"
+        if isinstance(strength, int | float) and not isinstance(strength, bool) and 0 <= strength <= 1:
+            return float(strength)
+        raise ValueError("must be auto, or from 0 to 1")
 
 
 class PublishConfig(Section):

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Literal
 
 from engine.protocol import State
 
+from .blend import AnyMerger
 from .channel import Channel, ClosedError
 from .errors import DaemonError
 from .frame import Frame
-from .restorer import DeepMerger, Restorer
+from .restorer import Restorer
 from .sink import Sink
 from .source import Source
-from .tiles import Merger
+from .strength import StrengthSetting
 from .work import Work
 
 if TYPE_CHECKING:
@@ -40,16 +41,28 @@ wait; `auto` is `newest` for what is live."""
 class Stream:
     """A stream in a pipeline. Everything public may be read at any time by any thread."""
 
-    def __init__(self, name: str, source: Source, sink: Sink, pipeline: Pipeline, overload: Overload = "auto") -> None:
+    def __init__(
+        self,
+        name: str,
+        source: Source,
+        sink: Sink,
+        pipeline: Pipeline,
+        overload: Overload = "auto",
+        strength: StrengthSetting = 1.0,
+    ) -> None:
         self.name = name
         self.decoded = 0
         self.restored = 0
         self.ended = False
         self.error: DaemonError | None = None
         """Why the stream ended, if not because its source did."""
+        self.blur_px: float | None = None
+        """The blur of the last frame that was restored; None where it is not measured, or cannot be told."""
+        self.strength = 1.0
+        """The share of the engine's change that was let through there."""
         spec = pipeline.engine.spec
         self._source, self._sink, self._pipeline = source, sink, pipeline
-        self._restorer, self._recurrent = Restorer(spec), spec.recurrent
+        self._restorer, self._recurrent = Restorer(spec, strength), spec.recurrent
         # Enough to keep every slot busy while one frame is merged and one is sent.
         self._most_unsent = spec.slots + 2
         self._in_engine = self._unsent = 0
@@ -183,7 +196,7 @@ class Stream:
         """
         frame, plan = work.prepared.frame, work.prepared.plan
         states: list[State | None] = [None] * plan.count
-        merger: Merger | DeepMerger | None = None
+        merger: AnyMerger | None = None
         submitted_ns: int | None = None
         merge_ns = 0
         for part in work.parts():
@@ -207,6 +220,7 @@ class Stream:
         if merger is None or submitted_ns is None or not work.complete or self._undeliverable:
             return None
         self._restorer.remember(states)
+        self.blur_px, self.strength = work.prepared.blur_px, work.prepared.strength
         spent_ns = {
             **frame.spent_ns,
             "wait": submitted_ns - frame.arrived_ns,

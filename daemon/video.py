@@ -24,6 +24,7 @@ from .part_file import PartFile, check_target
 from .plan import PRIME_FRAMES, Plan, plan_of
 from .segment_run import SegmentTask, restore_segments
 from .segment_writer import SegmentRecord
+from .strength import StrengthSetting
 from .video_setup import VideoSetup, video_setup
 
 log = logging.getLogger(__name__)
@@ -36,13 +37,18 @@ Progress = Callable[[int, int | None], None]
 
 @dataclass(frozen=True)
 class VideoJob:
-    """What is to be done. model_sha256: of the model's files, so that another model of the same name is another job."""
+    """What is to be done.
+
+    model_sha256: of the model's files, so that another model of the same name is another job.
+    strength: the share of the model's change that is let through, or `auto`.
+    """
 
     source: Path
     target: Path
     encoding: Encoding
     overwrite: bool = False
     model_sha256: str = ""
+    strength: StrengthSetting = "auto"
 
 
 @dataclass(frozen=True)
@@ -103,7 +109,7 @@ def _restore(
     fingerprint = {
         "input": file_fingerprint(job.source),
         "segments": repr(plan.segments),
-        "settings": repr(job.encoding),
+        "settings": f"{job.encoding!r}, strength {job.strength}",
         "model": f"{engine.spec.model} {job.model_sha256}".strip(),
         **node_fingerprint(engine.spec),
         "encoder": encoder_fingerprint(video),
@@ -113,7 +119,7 @@ def _restore(
     _check_container(job, folder, video)
     prime = PRIME_FRAMES if engine.spec.recurrent else 0
     missing = [
-        SegmentTask(job.source, job.target, path, segment, video, not plan.why_one, prime)
+        SegmentTask(job.source, job.target, path, segment, video, not plan.why_one, prime, job.strength)
         for segment in plan.segments
         if not is_whole(path := folder.segment(segment.index))
     ]

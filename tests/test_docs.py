@@ -98,13 +98,14 @@ def test_every_settings_block_is_one_that_deblurd_takes(
 
 def test_the_settings_page_names_every_setting_and_no_other() -> None:
     page = SETTINGS.read_text(encoding="utf-8")
-    named = set(re.findall(r"`(engine|publish|forward|log|streams)\.(\w+)", page))
+    named = set(re.findall(r"`(engine|restore|publish|forward|log|streams)\.(\w+)", page))
     for block in blocks(SETTINGS, "toml"):
         table = tomllib.loads(block)
         for section, given in table.items():
             named |= {(section, key) for values in (given if isinstance(given, list) else [given]) for key in values}
     sections = {
         "engine": Config().engine,
+        "restore": Config().restore,
         "publish": Config().publish[0],
         "forward": Config().forward,
         "log": Config().log,

@@ -10,7 +10,7 @@ import pytest
 
 from daemon.config import Config, load_config, shipped_config
 from daemon.errors import ConfigError
-from daemon.settings import EngineConfig, ForwardConfig, LogConfig, PublishConfig
+from daemon.settings import EngineConfig, ForwardConfig, LogConfig, PublishConfig, RestoreConfig
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -25,7 +25,13 @@ def test_the_shipped_file_equals_the_defaults(tmp_path: Path) -> None:
 
 def test_the_shipped_file_names_every_setting() -> None:
     shipped = tomllib.loads(shipped_config())
-    sections = {"engine": EngineConfig, "publish": PublishConfig, "forward": ForwardConfig, "log": LogConfig}
+    sections = {
+        "engine": EngineConfig,
+        "restore": RestoreConfig,
+        "publish": PublishConfig,
+        "forward": ForwardConfig,
+        "log": LogConfig,
+    }
     assert {*sections, "streams"} == set(Config.model_fields)
     for name, section in sections.items():
         assert set(shipped[name]) == set(section.model_fields)
@@ -49,6 +55,9 @@ def test_the_example_streams_in_the_shipped_file_are_valid(tmp_path: Path, monke
     [
         ("[engin]\n", "'engin' is no setting"),
         ("[engine]\nspeed = 1\n", "'engine.speed' is no setting"),
+        ("[restore]\nstrength = 1.5\n", "'restore.strength' must be auto, or from 0 to 1, got 1.5"),
+        ("[restore]\nstrength = true\n", "'restore.strength' must be auto, or from 0 to 1, got True"),
+        ("[restore]\nstrength = 'full'\n", "'restore.strength' must be auto, or from 0 to 1, got 'full'"),
         ("[engine]\nslots = 0\n", "'engine.slots' must be at least 1, got 0"),
         ("[engine]\nslots = 2.5\n", "'engine.slots' must be a whole number, got 2.5"),
         ("[engine]\nslots = true\n", "'engine.slots' must be a whole number, got True"),
