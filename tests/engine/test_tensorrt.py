@@ -22,8 +22,9 @@ from tensorrt_double import Double
 
 from engine.backends import open_engine
 from engine.errors import DeviceMemoryError, EngineError, ModelError
-from engine.model import Manifest, Model, load_model, shipped_models
+from engine.model import Manifest, Model, Precision, load_model, shipped_models
 from engine.protocol import EngineOptions, Frames
+from engine.residual import floating
 from engine.tensorrt.engine import TensorRtEngine
 from engine.tensorrt.library import MODULES, Library
 from engine.tensorrt.plan import build
@@ -411,6 +412,17 @@ def test_every_graph_of_the_shipped_models_builds_for_the_tiles_of_production(rt
 
 def test_a_recurrent_graph_builds(rtx: Library, recurrent: Model) -> None:
     assert build(rtx, recurrent, "f32", Profiles.of(recurrent.manifest, (64, 64), 4), b"")[0]
+
+
+@pytest.mark.parametrize("precision", ["f32", "f16"])
+def test_the_float_variant_of_a_shipped_model_builds(rtx: Library, precision: Precision) -> None:
+    model = floating(load_model("fast"))
+    assert build(rtx, model, precision, Profiles.of(model.manifest, (64, 64), 4), b"")[0]
+
+
+def test_the_float_variant_of_a_recurrent_graph_builds(rtx: Library, recurrent: Model) -> None:
+    model = floating(recurrent)
+    assert build(rtx, model, "f32", Profiles.of(model.manifest, (64, 64), 4), b"")[0]
 
 
 def test_what_an_earlier_build_learnt_is_taken_whatever_it_is(rtx: Library, model: Model) -> None:
