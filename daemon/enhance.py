@@ -19,7 +19,7 @@ from .errors import SinkError, SourceError
 from .media import open_media
 from .pictures import PictureSource, PictureWriter
 from .pipeline import Pipeline
-from .segment_run import STOP_POLL_S
+from .segment_run import STOP_POLL_S, notes_on_depth
 from .strength import StrengthSetting
 from .video import Progress, VideoJob, VideoResult, restore_video
 
@@ -159,7 +159,9 @@ def _restore_video(
     open_media(job.source).close()  # before a folder is made
     created += _make_folder(job.target.parent)
     return restore_video(
-        VideoJob(job.source, job.target, settings.encoding, settings.overwrite, settings.model_sha256, settings.strength),
+        VideoJob(
+            job.source, job.target, settings.encoding, settings.overwrite, settings.model_sha256, settings.strength
+        ),
         engine,
         progress,
         stop.is_set if stop else lambda: False,
@@ -182,7 +184,8 @@ def _restore_picture(
             if stream.error is not None:
                 raise stream.error
             writer.commit()
-    return VideoResult(writer.frames, tuple(source.damage), (*source.warnings, *writer.notes))
+    cut = notes_on_depth(source.depth, engine.spec)
+    return VideoResult(writer.frames, tuple(source.damage), (*source.warnings, *cut, *writer.notes))
 
 
 def _make_folder(folder: Path) -> list[Path]:

@@ -1,14 +1,15 @@
 """Single pictures as a source of one frame and as a sink for one, with their transparency, EXIF and colour profile.
 
-Knows picture files; nothing of what becomes of the frame between.
+Knows how a picture becomes a frame and a frame a picture; nothing of what becomes of the frame between.
 
-Pixels stay as they are stored, and the EXIF orientation goes with them: the result is turned as the source was.
+Pixels stay as they are stored, and the EXIF orientation goes with them: the result is turned as the source was. Only
+TIFF is read upright, and then needs no turning.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -20,22 +21,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import SinkError, SourceError
-from .frame import Frame
+from .frame import Frame, Pixels
 from .part_file import PartFile
+from .picture_data import DEEP, JPEG, WITH_METADATA, Metadata, Picture, PictureError, decode, encode, to_8_bits
 
 SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
-MAX_PIXELS: Final = 16384 * 16384
-_WITH_METADATA: Final = (".png", ".jpg", ".jpeg", ".webp")
-_WITHOUT_ALPHA: Final = (".jpg", ".jpeg")
 
 
 @dataclass(frozen=True)
 class _Rest:
-    """What of a picture is not its colours. alpha: (H, W); metadata: pairs of OpenCV's type and the bytes."""
+    """What of a picture is not its colours. alpha: (H, W), of the colours' type."""
 
-    alpha: NDArray[np.uint8] | None
+    alpha: NDArray[Any] | None
     grey: bool
-    metadata: tuple[tuple[int, NDArray[np.uint8]], ...]
+    metadata: Metadata
 
 
 class PictureSource:
@@ -53,6 +52,7 @@ class PictureSource:
         self.warnings: list[str] = []
         began = time.monotonic_ns()
         pixels, rest = self._read(path, upright)
+        self.depth = 8 * pixels.itemsize
         self._frame = Frame(
             stream=stream,
             seq=0,
@@ -77,25 +77,20 @@ class PictureSource:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
 
-    def _read(self, path: Path, upright: bool) -> tuple[NDArray[np.uint8], _Rest]:
+    def _read(self, path: Path, upright: bool) -> tuple[Pixels, _Rest]:
         try:
-            data = np.frombuffer(path.read_bytes(), np.uint8)
+            picture = decode(path.read_bytes(), upright=upright)
         except OSError as error:
             raise SourceError(f"{path}: cannot be read ({error.strerror})") from error
-        image, kinds, blocks = _decode(path, data, cv2.IMREAD_COLOR if upright else cv2.IMREAD_UNCHANGED)
+        except PictureError as error:
+            raise SourceError(f"{path}: {error}") from error
         if (pages := cv2.imcount(str(path))) > 1:
             self.warnings.append(f"only the first of {pages} pages or animation frames is restored and kept")
-        if image.dtype == np.uint16:
-            self.warnings.append("restored at 8 bits: the picture has 16")
-            image = ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
-        if image.dtype != np.uint8:
-            raise SourceError(f"{path}: a picture must have 8 or 16 bits a colour, got {image.dtype}")
+        image = picture.image
         channels = 1 if image.ndim == 2 else image.shape[2]
         rgb = cv2.cvtColor(image, {1: cv2.COLOR_GRAY2RGB, 3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGB}[channels])
         alpha = np.ascontiguousarray(image[..., 3]) if channels == 4 else None
-        metadata = () if upright else tuple(zip(kinds, blocks, strict=True))
-        kept = tuple((kind, block) for kind, block in metadata if _describes_rgb(kind, block))
-        return np.asarray(rgb, np.uint8), _Rest(alpha, channels == 1, kept)
+        return rgb, _Rest(alpha, channels == 1, picture.metadata)  # type: ignore[return-value]
 
 
 class PictureWriter:
@@ -113,39 +108,27 @@ class PictureWriter:
             raise SinkError(f"{target}: a picture's name must end in one of {', '.join(SUFFIXES)}")
         self._part = PartFile(target, source=source, overwrite=overwrite)
 
-    def lend(self, frame: Frame) -> NDArray[np.uint8]:
-        return np.empty(frame.pixels.shape, np.uint8)
+    def lend(self, frame: Frame) -> Pixels:
+        return np.empty_like(frame.pixels)
 
     def send(self, frame: Frame) -> None:
         rest = frame.origin if isinstance(frame.origin, _Rest) else _Rest(None, False, ())
-        image = cv2.cvtColor(frame.pixels, cv2.COLOR_RGB2GRAY if rest.grey else cv2.COLOR_RGB2BGR)
+        image: Any = cv2.cvtColor(frame.pixels, cv2.COLOR_RGB2GRAY if rest.grey else cv2.COLOR_RGB2BGR)
         if rest.alpha is not None:
-            if self._suffix in _WITHOUT_ALPHA:
+            if self._suffix in JPEG:
                 self.notes.append(f"transparency is lost: {self._suffix} has none")
             else:
                 image = np.dstack([image, rest.alpha])
+        if image.dtype != np.uint8 and self._suffix not in DEEP:
+            self.notes.append(f"written with 8 bits a colour, not 16: {self._suffix} has no more")
+            image = to_8_bits(image)
         try:
-            self._part.path.write_bytes(self._encode(image, rest.metadata))
-        except cv2.error as error:
-            raise SinkError(f"{self.target}: cannot be encoded ({error.err})") from error
+            self._part.path.write_bytes(encode(Picture(image, rest.metadata), self._suffix, self._quality))
+        except PictureError as error:
+            raise SinkError(f"{self.target}: {error}") from error
         except OSError as error:
             raise SinkError(f"{self.target}: cannot be written ({error.strerror})") from error
         self.frames += 1
-
-    def _encode(self, image: NDArray[Any], metadata: Sequence[tuple[int, NDArray[np.uint8]]]) -> bytes:
-        parameters = {
-            ".jpg": [cv2.IMWRITE_JPEG_QUALITY, self._quality],
-            ".jpeg": [cv2.IMWRITE_JPEG_QUALITY, self._quality],
-            ".webp": [cv2.IMWRITE_WEBP_QUALITY, self._quality],
-        }.get(self._suffix, [])
-        if metadata and self._suffix in _WITH_METADATA:
-            kinds, blocks = zip(*metadata, strict=True)
-            done, data = cv2.imencodeWithMetadata(self._suffix, image, kinds, blocks, parameters)
-        else:
-            done, data = cv2.imencode(self._suffix, image, parameters)
-        if not done:
-            raise SinkError(f"{self.target}: cannot be encoded, {image.shape[1]}x{image.shape[0]}")
-        return data.tobytes()
 
     def close(self) -> None:
         """The picture is complete once sent."""
@@ -168,27 +151,4 @@ class PictureWriter:
 
 def keeps_orientation(target: Path) -> bool:
     """Whether a picture of this name can say how it must be turned."""
-    return target.suffix.lower() in _WITH_METADATA
-
-
-def _decode(
-    path: Path, data: NDArray[np.uint8], flags: int
-) -> tuple[NDArray[Any], Sequence[int], Sequence[NDArray[np.uint8]]]:
-    image = None
-    if data.size:
-        try:
-            image, kinds, blocks = cv2.imdecodeWithMetadata(data, flags)
-        except cv2.error as error:
-            if "CV_IO_MAX_IMAGE" in str(error):
-                raise SourceError(f"{path}: a picture must have at most {2**30} pixels") from error
-    if image is None:
-        raise SourceError(f"{path}: must be a picture, got a file that is damaged or of another kind")
-    if image.shape[0] * image.shape[1] > MAX_PIXELS:
-        size = f"{image.shape[1]}x{image.shape[0]}"
-        raise SourceError(f"{path}: a picture must have at most {MAX_PIXELS} pixels, got {size}")
-    return image, [int(kind) for kind in kinds], [np.asarray(block, np.uint8) for block in blocks]
-
-
-def _describes_rgb(kind: int, block: NDArray[np.uint8]) -> bool:
-    """False for the colour profile of a CMYK picture, which is read as RGB."""
-    return kind != cv2.IMAGE_METADATA_ICCP or bytes(block.tobytes()[16:20]) in (b"RGB ", b"GRAY")
+    return target.suffix.lower() in WITH_METADATA

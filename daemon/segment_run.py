@@ -123,7 +123,9 @@ class _Running:
                 raise self.stream.error
             if self.source.damage and not self.source.path.exists():  # a drive that was unplugged, not a damaged file
                 raise SourceError(f"{self.source.path}: must be there until it is restored")
-            self.writer.commit(self.source.damage, [*self.source.warnings, *_cut(self.source.depth, self._spec)])
+            self.writer.commit(
+                self.source.damage, [*self.source.warnings, *notes_on_depth(self.source.depth, self._spec)]
+            )
         except BaseException:
             self.writer.discard()
             raise
@@ -138,12 +140,12 @@ def _give_memory_back() -> None:
         trim(0)
 
 
-def _cut(depth: int, spec: EngineSpec) -> list[str]:
+def notes_on_depth(depth: int, spec: EngineSpec) -> list[str]:
     """A line if the engine takes fewer bits than the frames have."""
     if depth <= 8 or spec.floating:
         return []
     return [
-        f"restored at 8 bits: model {spec.model!r} takes no more; what is finer of the video's {depth} bits is kept"
+        f"restored at 8 bits: model {spec.model!r} takes no more; what is finer of the source's {depth} bits is kept"
     ]
 
 
