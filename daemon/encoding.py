@@ -114,7 +114,8 @@ def encoder_for(encoding: Encoding, source_codec: str) -> str:
 
 def setup_for(encoding: Encoding, encoder: str, container: str, first: av.VideoFrame) -> EncoderSetup:
     """How to open `encoder` for frames like the source's `first`, in a `container` by FFmpeg's name."""
-    os.environ.setdefault("SVT_LOG", "1")  # SVT-AV1 can be kept from printing by no option
+    # SVT-AV1 can be kept from printing by no option, and calls it an error when work is stopped.
+    os.environ.setdefault("SVT_LOG", "0")
     notes = []
     source = first.format.name.replace("yuvj", "yuv")  # yuvj is yuv with a range, which travels as a tag
     alpha = encoder not in _WITHOUT_ALPHA and (encoder != "libvpx-vp9" or container in _MATROSKA)

@@ -8,9 +8,10 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import Counter
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.markup import escape
@@ -32,10 +33,13 @@ from .encoding import Encoding
 from .enhance import Job, Outcome, Settings, enhance, expand
 from .errors import DaemonError
 from .job import is_begun
+from .segment_run import STOP_POLL_S
 from .service import engine_from
 from .settings import EngineConfig
 from .strength import StrengthSetting
 from .video import how_to_go_on
+
+T = TypeVar("T")
 
 
 def enhance_files(
@@ -87,7 +91,7 @@ def enhance_files(
 
         futures = {workers.submit(work, job): job for job in jobs}
         try:
-            for future in as_completed(futures):
+            for future in _as_completed(futures):
                 counts[_account(console, futures[future], future, quiet, alone=len(jobs) == 1)] += 1
         except BaseException:
             workers.shutdown(cancel_futures=True)
@@ -95,6 +99,16 @@ def enhance_files(
     if len(jobs) > 1 and not quiet:
         _print(console, _summary(counts))
     return not counts.keys() - {"done", "skipped"}
+
+
+def _as_completed(futures: Iterable[Future[T]]) -> Iterator[Future[T]]:
+    """Like that of `concurrent.futures`, which waits without end: a signal that another thread was given is handled
+    only when this one wakes up, and Ctrl-C came to nothing until a file was done.
+    """
+    pending = set(futures)
+    while pending:
+        done, pending = wait(pending, STOP_POLL_S, FIRST_COMPLETED)
+        yield from done
 
 
 def _account(console: Console, job: Job, future: Future[Outcome | None], quiet: bool, *, alone: bool) -> str:

@@ -117,7 +117,8 @@ def _restore(
     if differing := folder.begin(fingerprint):
         log.warning("%s: the job begins anew: another %s than before", job.target, ", ".join(differing))
     _check_container(job, folder, video)
-    prime = PRIME_FRAMES if engine.spec.recurrent else 0
+    # A strength that follows the blur has a history, too: beginning with each segment anew, it would jump.
+    prime = PRIME_FRAMES if engine.spec.recurrent or job.strength == "auto" else 0
     missing = [
         SegmentTask(job.source, job.target, path, segment, video, not plan.why_one, prime, job.strength)
         for segment in plan.segments

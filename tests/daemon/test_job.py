@@ -13,6 +13,7 @@ from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
+from threading import Event
 
 import av
 import clips
@@ -88,10 +89,21 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def stopped_after(frames: int, job: VideoJob, engine: Engine) -> None:
-    """Restore until so many frames are done, as Ctrl-C would stop it."""
-    done = []
+    """Restore until so many frames are done, and then stop it, as Ctrl-C would."""
+    done, asked = Event(), Event()
+
+    def count(number: int, _: int | None) -> None:
+        if number >= frames:
+            done.set()
+            assert asked.wait(60)
+
+    def ask() -> bool:
+        if done.is_set():
+            asked.set()
+        return done.is_set()
+
     with pytest.raises(KeyboardInterrupt):
-        restore_video(job, engine, lambda count, _: done.append(count), lambda: len(done) >= frames)
+        restore_video(job, engine, count, ask)
 
 
 def killed_and_resumed(source: Path, target: Path, *options: str) -> None:
@@ -194,7 +206,7 @@ def test_the_history_of_a_segment_makes_its_beginning_that_of_the_whole(tmp_path
     model = write_model(tmp_path, echo_onnx(), overlap_px=0, states=(STATE,))
     sink = Collector()
     with open_engine("openvino", str(model)) as engine:
-        restore_video(VideoJob(source, tmp_path / "b.mkv", Encoding()), engine)
+        restore_video(VideoJob(source, tmp_path / "b.mkv", Encoding(), strength=1.0), engine)
         with Pipeline(engine) as pipeline:
             pipeline.add("whole", FileSource(source), sink)
             pipeline.wait()
@@ -374,8 +386,11 @@ def test_files_side_by_side_are_all_restored_and_counted(tmp_path):
     assert names_in(tmp_path / "out") == ["a.mp4", "b.mp4", "c.mp4"]
 
 
-def test_ctrl_c_says_how_to_go_on(tmp_path, source):
+def test_ctrl_c_says_how_to_go_on(tmp_path):
+    """Stopped when the first segments are done, two of few frames; the rest takes seconds."""
     target = tmp_path / "b.mp4"
+    times = [*range(0, 1000, 50), *range(1000, 6000, 2)]
+    source = slow_video(tmp_path / "a.mp4", count=len(times), pts=times)
     with subprocess.Popen(
         command(source, target, "--engine", "identity", "--codec", "av1", "--preset", "0"),
         stderr=subprocess.PIPE,
