@@ -10,8 +10,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, Final
 
+# Of MP4, all that are found outermost; anything else is no box but something that was added to the file.
+_BOXES: Final = b"ftyp styp moov moof mdat mfra sidx ssix free skip wide uuid meta pdin prft emsg udta pnot".split()
+# Header, data and index of ASF.
+_OBJECTS: Final = tuple(
+    bytes.fromhex(name)
+    for name in (
+        "3026b2758e66cf11a6d900aa0062ce6c",
+        "3626b2758e66cf11a6d900aa0062ce6c",
+        "90080033b1e5cf1189f400a0c90349cb",
+    )
+)
 _UNKNOWN_RIFF: Final = 0xFFFFFF00  # and above, or 0: of a recording that was never ended
-_SEGMENT: Final = 0x18538067  # of Matroska: all but the few bytes before it
+_EBML: Final = 0x1A45DFA3
+_SEGMENT: Final = 0x18538067  # of Matroska: all that comes after its header
 _LONGEST_VINT: Final = 8
 
 
@@ -41,7 +53,7 @@ def _mp4(file: BinaryIO) -> int | None:
     least = 8
     if size == 1:
         size, least = int.from_bytes(file.read(8)), 16
-    return size if size >= least and len(kind) == 4 and kind.isascii() and kind.decode().isprintable() else None
+    return size if size >= least and kind in _BOXES else None
 
 
 def _avi(file: BinaryIO) -> int | None:
@@ -55,7 +67,7 @@ def _avi(file: BinaryIO) -> int | None:
 def _asf(file: BinaryIO) -> int | None:
     header = file.read(24)
     size = int.from_bytes(header[16:], "little")
-    return size if size >= 24 and len(header) == 24 else None
+    return size if size >= 24 and header[:16] in _OBJECTS else None
 
 
 def _matroska(file: BinaryIO) -> int | None:
@@ -63,7 +75,7 @@ def _matroska(file: BinaryIO) -> int | None:
     begin = file.tell()
     kind = _vint(file, marked=True)
     size = _vint(file, marked=False)
-    if size is None or (begin and kind != _SEGMENT):
+    if size is None or kind != (_SEGMENT if begin else _EBML):
         return None
     return file.tell() - begin + size
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import random
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,20 @@ def lost(begin: float, end: float) -> Callable[[bytes], bytes]:
     return lambda data: data[: int(len(data) * begin)] + data[int(len(data) * end) :]
 
 
+def put(mark: bytes, offset: int, new: bytes) -> Callable[[bytes], bytes]:
+    """Other bytes, `offset` behind the end of the first `mark`."""
+
+    def breaks(data: bytes) -> bytes:
+        place = data.index(mark) + len(mark) + offset
+        return data[:place] + new + data[place + len(new) :]
+
+    return breaks
+
+
+def renamed(old: bytes, new: bytes) -> Callable[[bytes], bytes]:
+    return lambda data: data.replace(old, new)
+
+
 def before(mark: bytes) -> Callable[[bytes], bytes]:
     """Nothing is there from behind `mark` on."""
     return lambda data: data[: data.index(mark) + len(mark)]
@@ -96,6 +111,20 @@ broken("hole.avi", "partial", hole(0.75, 0.85), says="lost", codec="mpeg4")
 broken("bytes_lost.mkv", "partial", lost(0.4, 0.5), says="lost")
 broken("bytes_lost.ts", "partial", lost(0.4, 0.5), says="lost")
 broken("bytes_lost.mp4", "partial", lost(0.4, 0.5), says="lost", container_options=FAST_START)
+broken("two_billion_sizes.mp4", "refused", put(b"stsz", 8, b"\x7f\xff\xff\xff"), says="mp4")
+broken("two_billion_durations.mp4", "whole", put(b"stts", 8, b"\x7f\xff\xff\xff"), says="done")
+broken("duration_is_no_number.mkv", "whole", put(b"\x44\x89\x88", 0, struct.pack(">d", float("nan"))), says="done")
+broken("header_lies_about_the_size.mkv", "whole", put(b"\xb0\x81", 0, b"\x30"), says="done")
+broken("text_behind_the_end.mp4", "whole", lambda data: data + b"trailing text " * 100, says="done")
+broken("text_behind_the_end.mkv", "whole", lambda data: data + b"trailing text " * 100, says="done")
+broken("text_before_the_beginning.mp4", "refused", lambda data: b"leading text " * 100 + data, says="mp4")
+broken(
+    "title_in_no_encoding.mkv",
+    "whole",
+    renamed(b"a title", b"a \xff\xfe\xf0le"),
+    says="done",
+    metadata={"title": "a title"},
+)
 
 
 def header_only(path: Path) -> None:

@@ -170,6 +170,12 @@ def size_changes(path: Path) -> None:
     joined(path, first, clips.write_video(path, count=8, pts=range(8, 16), width=96, height=32).read_bytes())
 
 
+@odd("depth_changes.h264", "whole", result="a.mkv", times=even(16))
+def depth_changes(path: Path) -> None:
+    first = clips.write_video(path, count=8).read_bytes()
+    joined(path, first, clips.write_video(path, count=8, pix_fmt="yuv420p10le").read_bytes())
+
+
 @odd("time_goes_back.mkv", "whole", says="times that go back are moved on", times=even(100))
 def time_goes_back(path: Path) -> None:
     """The second half has the times of the first."""
@@ -274,6 +280,18 @@ def sound_first(path: Path) -> None:
             output.mux(stream.encode(frame))
         output.mux(stream.encode(None))
         clips.write_tone(output, sound, seconds=0.3)
+
+
+@odd("no_key_frame.mp4", "refused", says="must have at least one frame, got none")
+def no_key_frame(path: Path) -> None:
+    whole = clips.write_video(path.with_name("whole.mp4"), count=20, options={"g": "20", "qp": "20", "bf": "0"})
+    with av.open(str(whole)) as source, av.open(str(path), "w") as output:
+        stream = output.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.size and not packet.is_keyframe:
+                packet.stream = stream
+                output.mux(packet)
+    whole.unlink()
 
 
 @odd("sound_only.mp4", "refused", says="got only audio")
