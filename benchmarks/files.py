@@ -107,7 +107,7 @@ def measure(clip: Path, seconds: float, fixed_ms: float, repeat: int) -> dict[st
         video = video_setup(source, target, Encoding())
         for _ in range(repeat):
             with FixedEngine(fixed_ms / 1000) as engine, Watch() as whole:
-                restore_video(VideoJob(source, target, Encoding(), overwrite=True), engine)
+                restore_video(VideoJob(source, target, Encoding(), overwrite=True, strength=1.0), engine)
             with Watch() as decoding:
                 count = sum(1 for _ in frames_of(source))
             with FileSource(source) as few:
