@@ -9,11 +9,12 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from engine.protocol import Engine
 
 from . import pictures
+from .animations import AnimationSource, AnimationWriter, is_animation
 from .encoding import Encoding
 from .errors import SinkError, SourceError
 from .media import open_media
@@ -127,7 +128,7 @@ def enhance(
     began = time.monotonic()
     created: list[Path] = []
     try:
-        if _is_picture(job.source):
+        if _is_picture(job.source) and not _becomes_video(job):
             done = _restore_picture(job, engine, settings, stop, created)
         else:
             done = _restore_video(job, engine, settings, progress, stop, created)
@@ -171,10 +172,20 @@ def _restore_video(
 def _restore_picture(
     job: Job, engine: Engine, settings: Settings, stop: threading.Event | None, created: list[Path]
 ) -> VideoResult:
-    upright = not pictures.keeps_orientation(job.target)
-    with PictureSource(job.source, stream=job.source.name, upright=upright) as source:
+    source: PictureSource | AnimationSource
+    writer: PictureWriter | AnimationWriter
+    how: dict[str, Any] = {"quality": settings.quality, "overwrite": settings.overwrite}
+    if is_animation(job.source, job.target):
+        source = AnimationSource(job.source, stream=job.source.name)
+    else:
+        upright = not pictures.keeps_orientation(job.target)
+        source = PictureSource(job.source, stream=job.source.name, upright=upright)
+    with source:
         created += _make_folder(job.target.parent)
-        writer = PictureWriter(job.source, job.target, quality=settings.quality, overwrite=settings.overwrite)
+        if isinstance(source, AnimationSource):
+            writer = AnimationWriter(job.source, job.target, source.description, **how)
+        else:
+            writer = PictureWriter(job.source, job.target, **how)
         with writer, Pipeline(engine) as pipeline:
             stream = pipeline.add(job.source.name, source, writer, strength=settings.strength)
             while not pipeline.wait(STOP_POLL_S):
@@ -199,7 +210,11 @@ def _make_folder(folder: Path) -> list[Path]:
 
 
 def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in pictures.SUFFIXES
+    return path.suffix.lower() in (*pictures.SUFFIXES, ".gif")
+
+
+def _becomes_video(job: Job) -> bool:
+    return job.source.suffix.lower() == ".gif" and job.target.suffix.lower() in VIDEO_SUFFIXES
 
 
 def _is_media(path: Path) -> bool:
