@@ -5,6 +5,7 @@ Knows who holds a buffer; nothing of what is in it.
 
 from __future__ import annotations
 
+import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -21,7 +22,8 @@ OVERSTAY_S = 2.0
 IDLE_S = 5.0
 """How long a buffer that is not needed is kept: fresh memory costs more than the copy into it."""
 
-_tokens = count(1)
+_tokens = count(secrets.randbelow(1 << 52))
+"""Those of an earlier run of the daemon mean nothing to this one."""
 
 
 class Buffer:

@@ -9,8 +9,6 @@ and one that keeps up gets all. Nobody waits for anybody.
 from __future__ import annotations
 
 import logging
-import os
-import stat
 import threading
 import time
 from collections import OrderedDict
@@ -19,7 +17,7 @@ from dataclasses import dataclass, field
 
 import zmq
 
-from . import control
+from . import control, descriptors
 from .buffers import Buffer
 from .control import Request, Welcome
 from .parcel import Parcel
@@ -65,14 +63,22 @@ class _Client:
 class Desk:
     """Answers requests at a bound ROUTER socket.
 
+    heard: called with the descriptor of a connection over which a whole request came.
+
     `offer` and `wants` may be called by any thread; `serve` by the one that waits for the socket.
     """
 
     def __init__(
-        self, socket: zmq.Socket[bytes], name: str, welcome: Callable[[], Welcome], max_clients: int, shared: bool
+        self,
+        socket: zmq.Socket[bytes],
+        name: str,
+        welcome: Callable[[], Welcome],
+        max_clients: int,
+        shared: bool,
+        heard: Callable[[int], None],
     ) -> None:
         self._socket, self._name, self._welcome, self._max_clients = socket, name, welcome, max_clients
-        self._shared = shared
+        self._shared, self._heard = shared, heard
         self._clients: dict[bytes, _Client] = {}
         self._lock = threading.Lock()
         self.malformed = 0
@@ -130,6 +136,8 @@ class Desk:
                 identity, *parts = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 return
+            descriptor = int(parts[-1].get(zmq.SRCFD))
+            self._heard(descriptor)
             try:
                 if len(parts) != 1:
                     raise WireError(f"a request must be one part, got {len(parts)}")
@@ -141,7 +149,7 @@ class Desk:
                 self._complain(error)
                 continue
             with self._lock:
-                self._take(identity.bytes, request, parts[0].get(zmq.SRCFD), time.monotonic())
+                self._take(identity.bytes, request, descriptor, time.monotonic())
 
     def _take(self, identity: bytes, request: Request, descriptor: int, now_s: float) -> None:
         client = self._clients.get(identity)
@@ -169,7 +177,9 @@ class Desk:
 
     def _forget_gone(self, now_s: float) -> None:
         self._looked_s = now_s
-        for identity in [identity for identity, client in self._clients.items() if not _is_open(client.descriptor)]:
+        # A descriptor that was a connection's still is one: of that client, or of one that came later.
+        gone = [key for key, client in self._clients.items() if descriptors.identity(client.descriptor) is None]
+        for identity in gone:
             del self._clients[identity]  # but not its leases: perhaps it still reads
 
     def _attend(self, identity: bytes, client: _Client, now_s: float) -> None:
@@ -221,11 +231,3 @@ class Desk:
         if time.monotonic() - self._logged_s >= 1:
             self._logged_s = time.monotonic()
             log.warning("%s: %d malformed requests, the last: %.200s", self._name, self.malformed, error)
-
-
-def _is_open(descriptor: int) -> bool:
-    """A descriptor that was a connection's still is one: of that client, or of one that came later."""
-    try:
-        return stat.S_ISSOCK(os.fstat(descriptor).st_mode)
-    except OSError:
-        return False

@@ -13,10 +13,12 @@ import contextlib
 import errno
 import ipaddress
 import logging
+import math
 import socket as sockets
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
@@ -24,6 +26,7 @@ import zmq
 from zmq.utils import z85
 from zmq.utils.monitor import parse_monitor_message
 
+from . import descriptors
 from .allow_list import AllowList
 from .errors import ConfigError
 from .keys import Keys
@@ -32,6 +35,12 @@ log = logging.getLogger(__name__)
 
 HANDSHAKE_S: Final = 5.0
 """How long a handshake may take: who says nothing until then is disconnected."""
+STRANGERS: Final = 64
+"""Connections that may be there beside those of clients: each takes a file descriptor until its handshake ends."""
+LOOK_S: Final = 0.02
+"""How often it is looked how much came over each connection."""
+TRICKLE: Final = 32
+"""Bytes a second that any connection may send: heartbeats do."""
 
 _EVENTS: Final = (
     zmq.EVENT_ACCEPTED
@@ -70,10 +79,14 @@ def _is_loopback(endpoint: str) -> bool:
     return host == "localhost"
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Connection:
     peer: str
     since_s: float
+    identity: int | None
+    counted_s: float
+    """Since when it is counted what it sends, and how much it had sent by then."""
+    counted: int = 0
 
 
 @dataclass
@@ -83,9 +96,12 @@ class _Door:
     most: int
     admission: Admission | None
     monitor: zmq.Socket[bytes]
+    allowance: float
     connections: dict[int, _Connection] = field(default_factory=dict)
     let_in_s: deque[float] = field(default_factory=deque)
     """When somebody was let in whose handshake may still be going on."""
+    heard: set[int] = field(default_factory=set)
+    """Over which connections a whole message was read since the last look."""
     failure: str | None = None
     """Why the handshake failed that fails just now."""
 
@@ -111,8 +127,18 @@ class Gate:
         self._thread = threading.Thread(target=self._serve, name="gate")
         self._thread.start()
 
-    def guard(self, socket: zmq.Socket[Any], most: int, admission: Admission | None = None) -> None:
+    def guard(
+        self,
+        socket: zmq.Socket[Any],
+        most: int,
+        admission: Admission | None = None,
+        allowance: float = math.inf,
+    ) -> Callable[[int], None]:
         """Let at most `most` connect to `socket`, and with an `admission` nobody whose key is not on its list.
+
+        Whoever sends more than `allowance` bytes is thrown out, where the system tells (TCP on Linux): libzmq bounds
+        neither how many topics a connection subscribes to, nor of how many parts a message is. What is returned is to
+        be called with the descriptor of a connection over which a whole message was read: it may send as much again.
 
         Before `socket` is bound; not while another thread uses it.
         """
@@ -129,8 +155,9 @@ class Gate:
             monitor = self._context.socket(zmq.PAIR)
             monitor.setsockopt(zmq.LINGER, 0)
             monitor.connect(address)
-            self._doors[domain] = _Door(most, admission, monitor)
+            door = self._doors[domain] = _Door(most, admission, monitor, allowance)
         self._wake.send(b"\0")
+        return door.heard.add
 
     def close(self) -> None:
         """End; may be called again."""
@@ -154,8 +181,10 @@ class Gate:
         poller = zmq.Poller()
         poller.register(self._zap, zmq.POLLIN)
         poller.register(self._woken, zmq.POLLIN)
+        looked_s = time.monotonic()
         while not self._closing:
-            events = dict(poller.poll())
+            metered = any(door.connections and door.allowance < math.inf for door in self._doors.values())
+            events = dict(poller.poll(round(LOOK_S * 1000) if metered else None))
             if self._woken.fileno() in events:
                 self._woken.recv(4096)
             with self._lock:
@@ -166,6 +195,10 @@ class Gate:
                 self._watch(door)
             if self._zap in events:
                 self._answer()
+            if time.monotonic() - looked_s >= LOOK_S:
+                looked_s = time.monotonic()
+                for door in doors:
+                    self._meter(door, looked_s)
 
     def _watch(self, door: _Door) -> None:
         """Take in who came and who went."""
@@ -173,7 +206,12 @@ class Gate:
             event: dict[str, Any] = dict(parse_monitor_message(door.monitor.recv_multipart()))
             kind, value = event["event"], event["value"]
             if kind == zmq.EVENT_ACCEPTED:
-                door.connections[value] = _Connection(_peer(value), time.monotonic())
+                now_s = time.monotonic()
+                door.connections[value] = _Connection(
+                    descriptors.peer(value), now_s, descriptors.identity(value), now_s
+                )
+                if len(door.connections) > door.most + STRANGERS:
+                    self._throw_out(door, value, "too many connect at once")
             elif kind == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
                 door.failure = _meant(value, door.admission)
             elif kind == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL and value in (errno.EPIPE, errno.ECONNRESET):
@@ -183,6 +221,23 @@ class Gate:
                 if door.failure is not None and connection:  # libzmq tells of both in one go
                     self._say(f"{connection.peer} was refused: {door.failure}")
                 door.failure = None
+
+    def _meter(self, door: _Door, now_s: float) -> None:
+        """Throw out those who send more than any client does."""
+        while door.heard:
+            descriptor = door.heard.pop()
+            if connection := door.connections.get(descriptor):
+                connection.counted_s, connection.counted = now_s, descriptors.received(descriptor)
+        if door.allowance < math.inf:
+            for descriptor, each in door.connections.items():
+                sent = descriptors.received(descriptor) - each.counted
+                if sent > door.allowance + TRICKLE * (now_s - each.counted_s):
+                    self._throw_out(door, descriptor, f"it sends more than clients do ({sent} bytes)")
+
+    def _throw_out(self, door: _Door, descriptor: int, reason: str) -> None:
+        connection = door.connections[descriptor]
+        descriptors.cut(descriptor, connection.identity)
+        self._say(f"{connection.peer} was thrown out: {reason}")
 
     def _answer(self) -> None:
         request = self._zap.recv_multipart()
@@ -242,11 +297,3 @@ def _meant(failure: int, admission: Admission | None) -> str:
     if failure == zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC:
         return "it expects a daemon with another key"
     return f"it broke the rules of ZeroMQ (error {failure:#x})"
-
-
-def _peer(descriptor: int) -> str:
-    """The address at the other end of a connection that libzmq has accepted, if it is still there."""
-    with contextlib.suppress(OSError), sockets.fromfd(descriptor, sockets.AF_INET, sockets.SOCK_STREAM) as copy:
-        address = copy.getpeername()
-        return str(address[0]) if isinstance(address, tuple) else "a process of this host"
-    return "somebody"

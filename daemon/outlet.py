@@ -31,6 +31,16 @@ TICK_MS = 200
 LINGER_S = 0.5
 """How long `close` goes on delivering."""
 PORTS_TRIED = 100
+MAX_GREETING = 640
+"""Bytes of a message to the socket of frames: a handshake with keys is larger than any subscription."""
+SUBSCRIPTIONS = 16
+"""How often a subscriber may subscribe to each stream over one connection, or to something else."""
+TOPIC_SIZE = 320
+"""Bytes that a subscription takes on its way at most, with all that is around it."""
+REQUESTS = 1 << 17
+"""Bytes that may come from a client before they are a whole request: several may be on their way."""
+RECEIVE_BUFFER = 1 << 16
+"""Bytes that the system keeps of what a client sends; what strangers sent is read even if they are thrown out."""
 
 
 @dataclass(frozen=True)
@@ -94,18 +104,23 @@ class Outlet:
         self._socket = context.socket(zmq.XPUB)
         self._socket.setsockopt(zmq.XPUB_VERBOSER, 1)
         self._socket.setsockopt(zmq.SNDHWM, options.high_water_mark * options.streams)
+        # libzmq reads what subscribers send until nothing is left, which must not be for ever. A key that was let in
+        # takes a place, too, and keeps it.
+        self._socket.setsockopt(zmq.RCVHWM, 2)
         self._requests = context.socket(zmq.ROUTER)
         self._requests.setsockopt(zmq.ROUTER_MANDATORY, 1)  # tells when a client has gone
         self._requests.setsockopt(zmq.SNDHWM, 4)  # of these, one at most is a frame, if the client reads
         self._requests.setsockopt(zmq.RCVHWM, 16)
-        for each in (self._socket, self._requests):
-            each.setsockopt(zmq.MAXMSGSIZE, control.MAX_REQUEST)
+        for each, size in ((self._socket, MAX_GREETING), (self._requests, control.MAX_REQUEST)):
+            each.setsockopt(zmq.MAXMSGSIZE, size)
+            each.setsockopt(zmq.RCVBUF, RECEIVE_BUFFER)
             each.setsockopt(zmq.LINGER, round(LINGER_S * 1000))
             for option, value in wire.TCP_KEEPALIVE:
                 each.setsockopt(option, value)
+        topics = SUBSCRIPTIONS * (options.streams + 1) * TOPIC_SIZE
+        gate.guard(self._socket, options.max_clients, options.admission, topics)
         # A client asks for frames on one connection to the desk, and pings on another.
-        gate.guard(self._socket, options.max_clients, options.admission)
-        gate.guard(self._requests, 2 * options.max_clients, options.admission)
+        heard = gate.guard(self._requests, 2 * options.max_clients, options.admission, REQUESTS)
         try:
             self._bound = _bind_both(self._socket, self._requests, address, options.control)
             self.address, self.control = (each.endpoint for each in self._bound)
@@ -115,7 +130,7 @@ class Outlet:
             self._requests.close(0)
             raise
         self._shares = options.shared_memory and options.encoding == "raw"
-        self.desk = Desk(self._requests, self.control, welcome, options.max_clients, self._shares)
+        self.desk = Desk(self._requests, self.control, welcome, options.max_clients, self._shares, heard)
         self._waker, self._woken = socket.socketpair()
         self._waker.setblocking(False)
         self._thread = threading.Thread(target=self._serve, name=f"serve {self.address}")
