@@ -91,6 +91,14 @@ def test_doctor_finds_an_engine_and_a_model() -> None:
         (["enhance", "none.mp4", "-o", "out.mp4"], "none.mp4"),
         (["enhance", "text.mp4", "-o", "out.mp4"], "text.mp4"),
         (["enhance", "CLIP", "-o", "CLIP"], "clip.mp4"),
+        (
+            ["enhance", "CLIP", "-o", "out.mp4", "--strength", "2"],
+            "'restore.strength' must be auto, or from 0 to 1, got 2.0",
+        ),
+        (
+            ["run", "CLIP", "--strength", "much"],
+            "'restore.strength' must be auto, or from 0 to 1, got 'much'",
+        ),
         (["evaluate"], "needs TRUTH and RESTORED"),
         (["evaluate", "--data", "none"], "none: data must be a folder"),
     ],

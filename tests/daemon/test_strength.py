@@ -3,14 +3,21 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 
+import av
 import numpy as np
 import pytest
+from clips import frames_of, planes_of
+from models import brighten_onnx, write_model
 from shapes import blurred, shapes
 
+from daemon.encoding import Encoding
+from daemon.enhance import Job, Settings, enhance
 from daemon.frame import Frame
 from daemon.restorer import Restorer
-from daemon.strength import BLURRED_PX, SHARP_PX, Strength, strength_for
+from daemon.strength import BLURRED_PX, SHARP_PX, Strength, StrengthSetting, strength_for
+from engine.backends import open_engine
 from engine.protocol import EngineSpec
 
 SPEC = EngineSpec("mean", "openvino/CPU f32", 8, (512, 512), False, 16, 4, 1, 2, False)
@@ -124,3 +131,22 @@ def test_a_reconnect_begins_afresh() -> None:
     restored(restorer, frame(blurred(sharp, 2), 0))
     assert restorer.prepare(frame(sharp, 1)).strength > 0.9
     assert restorer.prepare(replace(frame(sharp, 2), epoch=1)).strength == 0
+
+
+@pytest.mark.parametrize(("strength", "same"), [("auto", True), (1.0, False), (0.0, True)])
+def test_a_sharp_video_comes_out_bit_for_bit_unless_that_is_forced(
+    tmp_path: Path, strength: StrengthSetting, same: bool
+) -> None:
+    with av.open(str(tmp_path / "a.mkv"), "w") as output:
+        stream = output.add_stream("ffv1", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
+        for i in range(4):
+            picture = av.VideoFrame.from_ndarray(np.roll(shapes(240, 320), 3 * i, axis=1), format="rgb24")
+            output.mux(stream.encode(picture.reformat(format="yuv420p")))
+        output.mux(stream.encode(None))
+    settings = Settings(Encoding(lossless=True), strength=strength)
+    with open_engine("openvino", str(write_model(tmp_path, brighten_onnx()))) as engine:
+        enhance(Job(tmp_path / "a.mkv", tmp_path / "b.mkv"), engine, settings)
+    old, new = ([planes_of(each) for each in frames_of(tmp_path / name)] for name in ("a.mkv", "b.mkv"))
+    equal = [(a == b).all() for before, after in zip(old, new, strict=True) for a, b in zip(before, after, strict=True)]
+    assert all(equal) == same
