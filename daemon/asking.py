@@ -4,8 +4,9 @@ Knows what is asked for when; nothing of what is in a frame but its stream. Has 
 asks for it.
 
 One frame at most is on its way, so that none gets old on the way. A request that was not answered while `take` waited
-stays with the daemon; its answer may come when nobody waits. So the next `take`, if it finds such an answer, asks once
-more whether there is a newer frame, and a ping after that: whatever else is still on its way comes before the pong.
+stays with the daemon, and so does the one that is made when a daemon is found: the answer may come when nobody waits.
+So the next `take`, if it finds such an answer, asks once more whether there is a newer frame, and a ping after that:
+whatever else is still on its way comes before the pong.
 """
 
 from __future__ import annotations
@@ -110,7 +111,8 @@ class Asker:
         if not self._using.acquire(timeout=-1 if timeout_s is None else max(0.0, timeout_s)):
             raise TimeoutError
         try:
-            if self._asked_s is not None and self._read():
+            asked_before = self._asked_s is not None or self._pinged_s is not None
+            if asked_before and self._read():
                 self._look_for_newer()
             while True:
                 if self._closed or halted():

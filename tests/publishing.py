@@ -5,9 +5,12 @@ Who tells it needs NumPy only, so that the client's tests also run where nothing
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import random
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -28,15 +31,28 @@ def pixels(seq: int) -> NDArray[np.uint8]:
     return np.random.default_rng(seq).integers(0, 200, (*SIZE, 3), dtype=np.uint8)
 
 
+def free_endpoint() -> str:
+    """A free port with a free one above it, neither of those that the system gives to whoever connects.
+
+    Of those, one may be somebody else's when a daemon that was killed is started again.
+    """
+    while True:
+        port = random.randrange(10_000, 32_000)
+        with socket.socket() as first, socket.socket() as second, contextlib.suppress(OSError):
+            first.bind(("127.0.0.1", port))
+            second.bind(("127.0.0.1", port + 1))
+            return f"tcp://127.0.0.1:{port}"
+
+
 class PublisherProcess:
     """Publishes at `endpoint`, with what `PublisherOptions` takes, or with files of `keys` and of those to `allow`.
 
     `endpoint`, `control` and `run_id` say where it is and who; `start` begins another daemon at the same place.
     """
 
-    def __init__(self, endpoint: str = "tcp://127.0.0.1:*", **options: object) -> None:
+    def __init__(self, endpoint: str | None = None, **options: object) -> None:
         self._options = options
-        self.endpoint = endpoint
+        self.endpoint = free_endpoint() if endpoint is None else endpoint
         self.start()
 
     def start(self) -> None:

@@ -17,7 +17,7 @@ import zmq
 from desk_client import DeskClient
 from streams import numbered
 
-from daemon import desk
+from daemon import buffers, desk
 from daemon.frame import Frame, boot_id
 from daemon.publisher import Publisher, PublisherOptions
 
@@ -284,12 +284,13 @@ MALFORMED = [
 def test_a_malformed_request_is_dropped(
     publisher: Publisher, client: DeskClient, request_bytes: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
+    begin_s = time.monotonic()
     with caplog.at_level(logging.WARNING):
         for _ in range(20):
             client.socket.send(request_bytes)
         assert client.ask("ping").kind == "pong"
     assert publisher.outlets[0].desk.malformed == 20
-    assert 1 <= len(caplog.records) <= 2  # once a second
+    assert 1 <= len(caplog.records) <= 1 + (time.monotonic() - begin_s)  # once a second
     assert len(caplog.text) < 1000
 
 
@@ -376,8 +377,9 @@ def test_random_requests_neither_end_nor_grow_the_daemon(publisher: Publisher, c
     assert resident_bytes() - before < 20_000_000
 
 
-def test_frames_are_published_while_clients_come_and_go(publisher: Publisher) -> None:
+def test_frames_are_published_while_clients_come_and_go(publisher: Publisher, monkeypatch: pytest.MonkeyPatch) -> None:
     """Threads of the daemon and of clients at once, for the locks' sake."""
+    monkeypatch.setattr(buffers, "OVERSTAY_S", WAIT_S)  # a frame is there until it has been looked at
     done = threading.Event()
 
     def come_and_go() -> None:
@@ -389,18 +391,20 @@ def test_frames_are_published_while_clients_come_and_go(publisher: Publisher) ->
     guests = [threading.Thread(target=come_and_go) for _ in range(3)]
     for guest in guests:
         guest.start()
-    with DeskClient(publisher.control) as client:
-        client.join(shared=True)
-        sink = publisher.stream("cam")
-        for seq in range(300):
-            frame = numbered(seq, (120, 160))
-            buffer = sink.lend(frame)
-            buffer[:] = frame.pixels
-            sink.send(replace(frame, pixels=buffer))
-            answer = client.ask("next", shared=True)
-            assert (answer.pixels() == frame.pixels).all()
-            if "shared" in answer.header:
-                client.say("release", release=[answer.token])
-    done.set()
-    for guest in guests:
-        guest.join()
+    try:
+        with DeskClient(publisher.control) as client:
+            client.join(shared=True)
+            sink = publisher.stream("cam")
+            for seq in range(300):
+                frame = numbered(seq, (120, 160))
+                buffer = sink.lend(frame)
+                buffer[:] = frame.pixels
+                sink.send(replace(frame, pixels=buffer))
+                answer = client.ask("next", shared=True)
+                assert (answer.pixels() == frame.pixels).all()
+                if "shared" in answer.header:
+                    client.say("release", release=[answer.token])
+    finally:
+        done.set()
+        for guest in guests:
+            guest.join()
