@@ -96,7 +96,7 @@ def pyzmq_sender(endpoint: str) -> Iterator[Publish]:
         pixels = copy_of(picture)
         mark(pixels)
         socket.send_json({"seq": seq, "shape": pixels.shape}, zmq.SNDMORE)
-        socket.send(pixels, copy=False)
+        socket.send(pixels.data, copy=False)
 
     yield publish
 
@@ -112,7 +112,7 @@ def pyzmq_receiver(endpoint: str) -> Iterator[Iterator[Any]]:
     def frames() -> Iterator[Any]:
         while True:
             head: Any = socket.recv_json()
-            yield np.frombuffer(socket.recv(copy=False), np.uint8).reshape(head["shape"])
+            yield np.frombuffer(socket.recv(copy=False).buffer, np.uint8).reshape(head["shape"])
 
     yield frames()
 
