@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from . import matroska
+
 # Of MP4, all that are found outermost; anything else is no box but something that was added to the file.
 _BOXES: Final = b"ftyp styp moov moof mdat mfra sidx ssix free skip wide uuid meta pdin prft emsg udta pnot".split()
 # Header, data and index of ASF.
@@ -22,9 +24,6 @@ _OBJECTS: Final = tuple(
     )
 )
 _UNKNOWN_RIFF: Final = 0xFFFFFF00  # and above, or 0: of a recording that was never ended
-_EBML: Final = 0x1A45DFA3
-_SEGMENT: Final = 0x18538067  # of Matroska: all that comes after its header
-_LONGEST_VINT: Final = 8
 
 
 def declared_size(path: Path, container: str) -> int | None:
@@ -73,24 +72,10 @@ def _asf(file: BinaryIO) -> int | None:
 def _matroska(file: BinaryIO) -> int | None:
     """The header, or the segment, which goes to the end of the file where its size is unknown."""
     begin = file.tell()
-    kind = _vint(file, marked=True)
-    size = _vint(file, marked=False)
-    if size is None or kind != (_SEGMENT if begin else _EBML):
+    found = matroska.element(file, begin)
+    if found is None or found[2] is None or found[0] != (matroska.SEGMENT if begin else matroska.EBML):
         return None
-    return file.tell() - begin + size
-
-
-def _vint(file: BinaryIO, *, marked: bool) -> int | None:
-    """A number of variable length, with or without the bit that marks its length; None where all others are ones."""
-    first = file.read(1)
-    length = _LONGEST_VINT + 1 - (first[0].bit_length() if first else 0)
-    if length > _LONGEST_VINT:
-        return None
-    value = int.from_bytes(first + file.read(length - 1))
-    mask = (1 << 7 * length) - 1
-    if marked:
-        return value
-    return None if value & mask == mask else value & mask
+    return found[2] - begin
 
 
 _READERS: Final[dict[str, Callable[[BinaryIO], int | None]]] = {

@@ -15,6 +15,7 @@ from av.video.stream import VideoStream
 
 from .declared_size import declared_size
 from .errors import SourceError
+from .matroska import broken_at
 
 _WRITTEN_DURATION: Final = ("matroska", "avi", "flv", "asf")  # others may only estimate it
 _DURATION_TOLERANCE_S: Final = 0.5
@@ -65,10 +66,14 @@ def duration_s(container: InputContainer) -> float | None:
 
 
 def cut_off(container: InputContainer, video: VideoStream, path: Path, end_s: float) -> str | None:
-    """One line if the file ends before its header says; `end_s` is where the last packet of any stream ended."""
+    """One line if the file ends before its header says, or has a hole that readers pass over in silence.
+
+    end_s: where the last packet of any stream ended.
+    """
     try:
         size = path.stat().st_size
         declared = declared_size(path, container.format.name)
+        hole = broken_at(path) if "matroska" in container.format.name else None
     except OSError:  # deleted while it was played
         return None
     if "mp4" in container.format.name:
@@ -85,4 +90,6 @@ def cut_off(container: InputContainer, video: VideoStream, path: Path, end_s: fl
         return f"the file is cut off at {there_s:.3f} s of {declared_s:.3f} s"
     if declared is not None and declared - size > _SIZE_TOLERANCE:
         return f"the file is cut off: {size} of {declared} bytes are there"
+    if hole is not None:
+        return f"the file is damaged at byte {hole} of {size}: some of what follows was lost"
     return None
