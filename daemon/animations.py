@@ -24,7 +24,7 @@ from PIL import Image
 from .errors import SinkError, SourceError
 from .frame import Frame, Pixels
 from .part_file import PartFile
-from .picture_data import PictureError, inspect
+from .picture_data import PictureError, frames_of, inspect
 
 FORMATS: Final = {".gif": "GIF", ".webp": "WEBP", ".png": "PNG"}
 MAX_PIXELS: Final = 1 << 28
@@ -62,7 +62,7 @@ class AnimationSource:
         self.damage: list[str] = []
         self.warnings: list[str] = []
         self._picture = picture = _opened(path)
-        self.frames_expected = _frames_of(picture)
+        self.frames_expected = frames_of(picture)
         if (self.frames_expected or 1) * picture.width * picture.height > MAX_PIXELS:
             raise SourceError(
                 f"{path}: an animation must have at most {MAX_PIXELS} pixels in all its frames,"
@@ -161,7 +161,7 @@ class AnimationWriter:
             images[0].save(self._part.path, kind, save_all=len(images) > 1, append_images=images[1:], **options)
         except OSError as error:
             raise SinkError(f"{self.target}: cannot be written ({error.strerror or error})") from error
-        except ValueError as error:
+        except (ValueError, RuntimeError) as error:
             raise SinkError(f"{self.target}: cannot be encoded ({error})") from error
 
     def commit(self) -> None:
@@ -211,13 +211,3 @@ def _opened(path: Path) -> Image.Image:
     if picture is None:
         raise SourceError(f"{path}: must be a picture, got a file that is damaged or of another kind")
     return picture
-
-
-def _frames_of(picture: Image.Image) -> int | None:
-    """None where damage hides how many there are."""
-    try:
-        frames = int(getattr(picture, "n_frames", 1))
-        picture.seek(0)
-    except Exception:  # noqa: BLE001 - as above
-        return None
-    return frames

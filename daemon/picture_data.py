@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import struct
+import warnings
 import zlib
 from dataclasses import dataclass
 from typing import Any, Final
@@ -26,6 +27,9 @@ DEEP: Final = (".png", *TIFF)
 WITH_METADATA: Final = (".png", *JPEG, ".webp", *TIFF)
 
 Image.MAX_IMAGE_PIXELS = None  # ours is checked by `inspect`, in our words
+# What is wrong with a picture is said by PictureError, once; of EXIF that cannot be read nothing is said.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+warnings.filterwarnings("ignore", module="PIL")
 
 _EXIF, _XMP, _ICC = (int(kind) for kind in (cv2.IMAGE_METADATA_EXIF, cv2.IMAGE_METADATA_XMP, cv2.IMAGE_METADATA_ICCP))
 _EXIF_HEADER: Final = b"Exif\0\0"
@@ -51,10 +55,14 @@ class PictureError(Exception):
 
 @dataclass(frozen=True)
 class Picture:
-    """image: (H, W), (H, W, 3) BGR or (H, W, 4) BGRA, uint8 or uint16, as it is stored, or upright."""
+    """image: (H, W), (H, W, 3) BGR or (H, W, 4) BGRA, uint8 or uint16, as it is stored, or upright.
+
+    pages: that the file has, of which this is the first.
+    """
 
     image: NDArray[Any]
     metadata: Metadata = ()
+    pages: int = 1
 
 
 def inspect(data: bytes) -> Image.Image | None:
@@ -68,6 +76,16 @@ def inspect(data: bytes) -> Image.Image | None:
     if picture.width * picture.height > MAX_PIXELS:
         raise PictureError(f"a picture must have at most {MAX_PIXELS} pixels, got {picture.width}x{picture.height}")
     return picture
+
+
+def frames_of(picture: Image.Image) -> int | None:
+    """How many pages or animation frames there are; None where damage hides that."""
+    try:
+        frames = int(getattr(picture, "n_frames", 1))
+        picture.seek(0)
+    except Exception:  # noqa: BLE001 - damage raises anything, down to struct.error
+        return None
+    return frames
 
 
 def decode(data: bytes, *, upright: bool = False) -> Picture:
@@ -99,7 +117,8 @@ def decode(data: bytes, *, upright: bool = False) -> Picture:
         found = [(kind, block) for kind, block in found if kind != _XMP] + [(_XMP, xmp)]
     if upright:
         found = [(kind, _without_orientation(block) if kind == _EXIF else block) for kind, block in found]
-    return Picture(image, tuple((kind, block) for kind, block in found if _describes_rgb(kind, block)))
+    pages = (frames_of(picture) if picture is not None else None) or 1
+    return Picture(image, tuple((kind, block) for kind, block in found if _describes_rgb(kind, block)), pages)
 
 
 def encode(picture: Picture, suffix: str, quality: int) -> bytes:

@@ -84,8 +84,8 @@ class PictureSource:
             raise SourceError(f"{path}: cannot be read ({error.strerror})") from error
         except PictureError as error:
             raise SourceError(f"{path}: {error}") from error
-        if (pages := cv2.imcount(str(path))) > 1:
-            self.warnings.append(f"only the first of {pages} pages or animation frames is restored and kept")
+        if picture.pages > 1:
+            self.warnings.append(f"only the first of {picture.pages} pages or animation frames is restored and kept")
         image = picture.image
         channels = 1 if image.ndim == 2 else image.shape[2]
         rgb = cv2.cvtColor(image, {1: cv2.COLOR_GRAY2RGB, 3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGB}[channels])
