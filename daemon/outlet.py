@@ -16,7 +16,7 @@ from typing import Literal
 
 import zmq
 
-from . import control, private_path, wire
+from . import control, descriptors, private_path, wire
 from .control import Welcome
 from .desk import Desk
 from .errors import SinkError
@@ -96,7 +96,7 @@ class Outlet:
                 checked_bind(endpoint, keys)
         self.options, self.format = options, options.format
         self._changed = changed
-        self._subscribed: dict[bytes, int] = {}
+        self._subscribed: dict[bytes, set[tuple[int, int]]] = {}  # by topic, the connections by their descriptors
         self._lock = threading.Lock()
         self._closing_s: float | None = None
         self._error: Exception | None = None
@@ -153,7 +153,7 @@ class Outlet:
     def receivers(self) -> int:
         """Subscriptions, and clients that ask."""
         with self._lock:
-            return sum(self._subscribed.values()) + len(self.desk)
+            return sum(map(len, self._subscribed.values())) + len(self.desk)
 
     def send(self, parcel: Parcel) -> None:
         """Deliver a frame to all who want it; never waits. SinkError if the outlet is closed, or broke."""
@@ -184,6 +184,8 @@ class Outlet:
                     self._woken.recv(4096)
                 with self._lock:
                     self._read_subscriptions()
+                    if not events:  # a descriptor may have been open still when its end was told
+                        self._forget_gone()
                 self.desk.serve()
                 if self.receivers != receivers:
                     receivers = self.receivers
@@ -200,16 +202,31 @@ class Outlet:
     def _read_subscriptions(self) -> None:
         while not self._socket.closed:
             try:
-                event = self._socket.recv(zmq.NOBLOCK)
+                event = self._socket.recv(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 return
-            if event[:1] in (b"\0", b"\1"):
-                prefix, change = event[1:], 1 if event[:1] == b"\1" else -1
-                left = self._subscribed.get(prefix, 0) + change
-                if left > 0:
-                    self._subscribed[prefix] = left
-                else:
-                    self._subscribed.pop(prefix, None)
+            change, topic = event.bytes[:1], event.bytes[1:]
+            try:
+                descriptor = int(event.get(zmq.SRCFD))
+            except zmq.ZMQError:  # libzmq says so for one that has gone, and not for which
+                self._forget_gone()
+                continue
+            socket_id = descriptors.identity(descriptor)
+            if change == b"\1" and socket_id is not None:
+                self._subscribed.setdefault(topic, set()).add((descriptor, socket_id))
+            elif change == b"\0":
+                self._keep(topic, {each for each in self._subscribed.get(topic, ()) if each[0] != descriptor})
+
+    def _forget_gone(self) -> None:
+        """One that subscribed twice to the same is said to have gone once: look who is still there."""
+        for topic, subscribers in list(self._subscribed.items()):
+            self._keep(topic, {each for each in subscribers if descriptors.identity(each[0]) == each[1]})
+
+    def _keep(self, topic: bytes, subscribers: set[tuple[int, int]]) -> None:
+        if subscribers:
+            self._subscribed[topic] = subscribers
+        else:
+            self._subscribed.pop(topic, None)
 
     def stop(self) -> None:
         """Begin to end: what was sent is still delivered for half a second at most."""

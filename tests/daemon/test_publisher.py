@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from daemon.errors import ConfigError, SinkError
 from daemon.frame import Frame
 from daemon.publisher import Endpoint, Publisher, PublisherOptions, StreamPublisher
 
+WAIT_S = 30.0
 ENDPOINT = "tcp://127.0.0.1:*"
 FOLDER = Path("/dev/shm")
 SIZE = (120, 160)
@@ -100,6 +102,41 @@ def test_of_two_endpoints_that_cannot_both_be_had_neither_is_kept(publisher: Pub
 def test_what_other_hosts_can_reach_needs_keys(options: PublisherOptions | None) -> None:
     with pytest.raises(ConfigError, match="can be reached from other hosts and must have keys"):
         Publisher(ENDPOINT if options else "tcp://0.0.0.0:*", "fast", options)
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    """Wait until it is so: the daemon's own thread makes it so."""
+    deadline, tick = time.monotonic() + WAIT_S, threading.Event()
+    while not condition():
+        assert time.monotonic() < deadline
+        tick.wait(0.01)
+
+
+def test_who_subscribed_twice_is_gone_all_the_same(publisher: Publisher) -> None:
+    with zmq.Context() as context, context.socket(zmq.SUB) as first, context.socket(zmq.SUB) as second:
+        for subscriber in (first, second):
+            subscriber.subscribe(b"cam\0")
+            subscriber.subscribe(b"cam\0")
+            subscriber.connect(publisher.endpoint)
+        publisher.await_subscribers(2, threading.Event(), WAIT_S)
+        assert publisher.outlets[0].receivers == 2
+        first.close()
+        eventually(lambda: publisher.outlets[0].receivers == 1)
+        assert publisher.wanted("cam")
+    eventually(lambda: not publisher.wanted("cam"))
+
+
+def test_who_wants_a_stream_no_more_is_counted_no_more(publisher: Publisher) -> None:
+    with zmq.Context() as context, context.socket(zmq.SUB) as first, context.socket(zmq.SUB) as second:
+        for subscriber in (first, second):
+            subscriber.subscribe(b"cam\0")
+            subscriber.connect(publisher.endpoint)
+        publisher.await_subscribers(2, threading.Event(), WAIT_S)
+        first.unsubscribe(b"cam\0")
+        eventually(lambda: publisher.outlets[0].receivers == 1)
+        assert publisher.wanted("cam")
+        second.unsubscribe(b"cam\0")
+        eventually(lambda: not publisher.wanted("cam"))
 
 
 def test_after_the_end_nothing_is_sent() -> None:
