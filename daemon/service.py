@@ -84,7 +84,9 @@ def run(config: Config, stop: threading.Event) -> int:
             return 0
         pipeline = stack.enter_context(Pipeline(engine))
         served = [
-            Served(status, source, sink, pipeline.add(stream.label, source, sink, stream.overload, config.restore.strength))
+            Served(
+                status, source, sink, pipeline.add(stream.label, source, sink, stream.overload, config.restore.strength)
+            )
             for stream, status, source, sink in zip(config.streams, statuses, sources, sinks, strict=True)
         ]
         _watch(pipeline, served, forwards, config.log.statistics_s, stop)

@@ -1,4 +1,4 @@
-"""How much of what a model changes is let through: nothing of sharp frames, all of blurred ones, and no flicker between.
+"""How much of what a model changes is let through: nothing of sharp frames, all of blurred ones, no flicker between.
 
 Knows measures and times of one stream's frames; nothing of pixels, tiles or engines.
 
