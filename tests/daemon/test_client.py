@@ -345,11 +345,17 @@ def test_who_has_a_key_on_the_list_receives_and_others_are_told(tmp_path: Path, 
             publisher.await_receivers()
             publisher.publish(6)
             assert same(subscriber.receive(WAIT_S), 6)
-        with (
-            Subscriber(publisher.endpoint, mode=mode, keys=stranger) as subscriber,
-            pytest.raises(RefusedError, match="is not among those that it allows"),
+        misled = Keys(friend.public, friend.secret, stranger.public)
+        for keys, reason in (
+            (stranger, "is not among those that it allows"),
+            (misled, "its public key is not"),
+            (None, "it wants keys, got none"),
         ):
-            subscriber.receive(WAIT_S)
+            with (
+                Subscriber(publisher.endpoint, mode=mode, keys=keys) as subscriber,
+                pytest.raises(RefusedError, match=reason),
+            ):
+                subscriber.receive(WAIT_S)
 
 
 @pytest.mark.parametrize("mode", MODES)
