@@ -15,8 +15,8 @@ StrengthSetting = float | Literal["auto"]
 SHARP_PX: Final = 0.7
 BLURRED_PX: Final = 1.1
 """Blur, as `sharpness.blur_sigma` has it, up to which nothing and from which all is let through. Below, the model that
-ships takes more from pictures than it gives them; of 73 pictures, 84 % are below, and of those that a Gaussian of
-0.8 px blurred, none."""
+ships takes more from pictures than it gives them; of 73 sharp pictures, on which this was chosen, 84 %
+are below, of 110 others 79 %, and of those that a Gaussian of 0.8 px blurred, none."""
 FULL_CHANGE_S: Final = 1.0
 """The time that the strength takes from 0 to 1. Blur that comes and goes with every key frame of a codec, or with a
 pulsing focus, moves it by a few hundredths only."""
