@@ -161,6 +161,10 @@ def enhance(
     strength: StrengthShare = None,
     force: Annotated[bool, typer.Option("--force", help="Restore sharp frames, too: --strength 1.")] = False,
     jobs: Annotated[int, typer.Option(min=1, help="Files that are restored side by side.")] = 1,
+    preview: Annotated[
+        int | None, typer.Option(min=1, max=200, help="Only write a PNG or JPEG of so many moments, before and after.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object an event on standard output.")] = False,
     config: ConfigFile = None,
     engine: EngineName = None,
     model: ModelName = None,
@@ -178,7 +182,8 @@ def enhance(
     The status is 1 if anything could not be restored whole.
     """
     from .config import load_config
-    from .files import enhance_files
+    from .events import telling
+    from .files import enhance_files, preview_file
 
     if force and strength is not None:
         raise typer.BadParameter("must not be given with --strength", param_hint="--force")
@@ -186,21 +191,23 @@ def enhance(
         "engine": given(name=engine, model=model, goal="throughput"),
         "restore": given(strength=1.0 if force else share(strength)),
     }
-    settings = load_config(config, overrides)
     start_logging("debug" if verbose else "error" if quiet else "warning")
     encoding = given(codec=codec, crf=crf, preset=preset, lossless=lossless or None)
-    with stopping() as stop:
-        whole = enhance_files(
-            inputs,
-            output,
-            settings.engine,
-            encoding,
-            overwrite=overwrite,
-            quiet=quiet,
-            stop=stop,
-            side_by_side=jobs,
-            strength=settings.restore.strength,
-        )
+    with stopping() as stop, telling(sys.stdout if as_json else None) as events:
+        settings = load_config(config, overrides)
+        how: dict[str, Any] = {"overwrite": overwrite, "quiet": quiet, "stop": stop, "events": events}
+        if preview:
+            whole = preview_file(inputs, output, preview, settings.engine, strength=settings.restore.strength, **how)
+        else:
+            whole = enhance_files(
+                inputs,
+                output,
+                settings.engine,
+                encoding,
+                side_by_side=jobs,
+                strength=settings.restore.strength,
+                **how,
+            )
     raise typer.Exit(130 if stop.is_set() else 0 if whole else 1)
 
 

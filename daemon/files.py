@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -31,8 +32,10 @@ from engine.model import load_model
 
 from .encoding import Encoding
 from .enhance import Job, Outcome, Settings, enhance, expand
-from .errors import DaemonError
+from .errors import DaemonError, SourceError
+from .events import Events
 from .job import is_begun
+from .preview import preview
 from .segment_run import STOP_POLL_S
 from .service import engine_from
 from .settings import EngineConfig
@@ -53,11 +56,12 @@ def enhance_files(
     stop: threading.Event,
     side_by_side: int = 1,
     strength: StrengthSetting = "auto",
+    events: Events | None = None,
 ) -> bool:
     """Restore every input, so many `side_by_side`; True if all of them are whole.
 
     Of several, one whose output exists is passed over, and one that fails gets its line, and keeps the others from
-    nothing. Errors that concern all of them are raised.
+    nothing. Errors that concern all of them are raised. `events` is told what becomes of each.
     """
     console = Console(stderr=True)
     jobs = expand(inputs, output)
@@ -78,27 +82,70 @@ def enhance_files(
             if len(jobs) > 1 and not overwrite and job.target.exists() and not is_begun(job.target):
                 return None
             task = progress.add_task(escape(job.source.name), total=None)
+            if events:
+                events.started(job)
+
+            def show(frames: int, expected: int | None) -> None:
+                progress.update(task, completed=frames, total=expected)
+                if events:
+                    events.progress(job, frames, expected)
+
             try:
-                return enhance(
-                    job,
-                    engine,
-                    settings,
-                    lambda frames, expected: progress.update(task, completed=frames, total=expected),
-                    stop,
-                )
+                return enhance(job, engine, settings, show, stop)
             finally:
                 progress.remove_task(task)
 
         futures = {workers.submit(work, job): job for job in jobs}
         try:
             for future in _as_completed(futures):
-                counts[_account(console, futures[future], future, quiet, alone=len(jobs) == 1)] += 1
+                counts[_account(console, futures[future], future, quiet, events, alone=len(jobs) == 1)] += 1
         except BaseException:
             workers.shutdown(cancel_futures=True)
             raise
     if len(jobs) > 1 and not quiet:
         _print(console, _summary(counts))
     return not counts.keys() - {"done", "skipped"}
+
+
+def preview_file(
+    inputs: list[Path],
+    output: Path,
+    moments: int,
+    config: EngineConfig,
+    *,
+    overwrite: bool,
+    quiet: bool,
+    stop: threading.Event,
+    strength: StrengthSetting = "auto",
+    events: Events | None = None,
+) -> bool:
+    """Write a contact sheet of one file, and nothing else; False if it was stopped. Errors are raised."""
+    if len(inputs) != 1 or inputs[0].is_dir():
+        raise SourceError(f"a preview must be of one file, got {'a folder' if len(inputs) == 1 else len(inputs)}")
+    console, job, began = Console(stderr=True), Job(inputs[0], output), time.monotonic()
+    if events:
+        events.started(job)
+    try:
+        with engine_from(config) as engine:
+            times = preview(
+                job.source,
+                job.target,
+                moments,
+                engine,
+                strength=strength,
+                overwrite=overwrite,
+                asked_to_stop=stop.is_set,
+            )
+    except KeyboardInterrupt:
+        if events:
+            events.finished(job, "stopped")
+        return False
+    seconds = time.monotonic() - began
+    if events:
+        events.finished(job, "done", Outcome(job, len(times), "done", (), (), seconds))
+    if not quiet:
+        _print(console, f"[green]done[/] {escape(f'{output}: {len(times)} moments in {seconds:.1f} s')}")
+    return True
 
 
 def _as_completed(futures: Iterable[Future[T]]) -> Iterator[Future[T]]:
@@ -111,19 +158,27 @@ def _as_completed(futures: Iterable[Future[T]]) -> Iterator[Future[T]]:
         yield from done
 
 
-def _account(console: Console, job: Job, future: Future[Outcome | None], quiet: bool, *, alone: bool) -> str:
+def _account(
+    console: Console, job: Job, future: Future[Outcome | None], quiet: bool, events: Events | None, *, alone: bool
+) -> str:
     """Say what became of a job; the word for it."""
     try:
         outcome = future.result()
     except KeyboardInterrupt:
+        if events:
+            events.finished(job, "stopped")
         if is_begun(job.target):
             _print(console, f"[yellow]stopped[/] {escape(f'{job.target}: {how_to_go_on(job.target)}')}")
         return "stopped"
     except DaemonError as error:
+        if events:
+            events.failed(error, job)
         if alone:
             raise
         _print(console, f"[bold red]failed[/] {escape(str(error))}")
         return "failed"
+    if events:
+        events.finished(job, outcome.status if outcome else "skipped", outcome)
     if outcome is None:
         if not quiet:
             _print(console, f"[yellow]skipped[/] {escape(f'{job.target}: it exists')}")
