@@ -128,7 +128,7 @@ class Assembly:
                 continue
             out.disposition = stream.disposition
             for key, value in stream.metadata.items():
-                if out is not self._video or not key.lower().startswith(_ABOUT_THE_OLD_ENCODING):
+                if stream.index != restored.index or not key.lower().startswith(_ABOUT_THE_OLD_ENCODING):
                     out.metadata[key] = value
         if timecode and self._setup.container in _MP4:
             self._video.metadata.setdefault("timecode", timecode)

@@ -114,6 +114,8 @@ def encoder_for(encoding: Encoding, source_codec: str) -> str:
 
 def setup_for(encoding: Encoding, encoder: str, container: str, first: av.VideoFrame) -> EncoderSetup:
     """How to open `encoder` for frames like the source's `first`, in a `container` by FFmpeg's name."""
+    if container == "asf":  # one time a packet: B-frames come out of order, and without them all are a step late
+        raise SinkError("exact times of frames cannot be kept in ASF and WMV; .mkv holds any video")
     # SVT-AV1 can be kept from printing by no option, and calls it an error when work is stopped.
     os.environ.setdefault("SVT_LOG", "0")
     notes = []

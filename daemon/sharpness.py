@@ -50,7 +50,7 @@ def blur_sigma(pixels: Pixels) -> float | None:
     if height < 2 or width < 2:
         return None
     tops = range(0, max(1, height - BLOCK_PX // 2), BLOCK_PX)
-    every = -(-len(tops) * BLOCK_PX * width // MOST_PIXELS)
+    every = min(len(tops), -(-len(tops) * BLOCK_PX * width // MOST_PIXELS))
     # Steepest slope in each direction and contrast, of each block: (5, blocks).
     found = np.concatenate([_blocks(pixels[top : top + BLOCK_PX]) for top in tops[every // 2 :: every]], axis=1)
     contrast = found[4]

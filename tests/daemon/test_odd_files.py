@@ -52,11 +52,8 @@ def enhance(capfd, monkeypatch) -> Iterator[Enhance]:
 
 
 def cases(files: list[OddFile], ends: str) -> list[object]:
-    def marks_of(file: OddFile) -> list[pytest.MarkDecorator]:
-        bug = [pytest.mark.xfail(strict=True, reason=file.bug)] if file.bug else []
-        return [*bug, *([pytest.mark.long] if file.long else [])]
-
-    return [pytest.param(file, id=file.name, marks=marks_of(file)) for file in files if file.ends == ends]
+    of_this_end = [file for file in files if file.ends == ends]
+    return [pytest.param(file, id=file.name, marks=[pytest.mark.long] if file.long else []) for file in of_this_end]
 
 
 def names_below(folder: Path) -> list[str]:
@@ -246,7 +243,7 @@ def test_any_name_will_do(tmp_path: Path) -> None:
 def test_a_folder_of_odd_files_comes_to_its_end(tmp_path: Path) -> None:
     """What is broken keeps nothing else from being restored, and each has its line."""
     (tmp_path / "in").mkdir()
-    files = [file for file in (*ODD_FILES, *BROKEN_FILES) if not (file.bug or file.long or file.result)]
+    files = [file for file in (*ODD_FILES, *BROKEN_FILES) if not (file.long or file.result)]
     chosen = [file for file in files if file.name.endswith(".mp4")]
     for file in chosen:
         if file.ends != "refused" or file.name in ("text.mp4", "no_index.mp4", "noise.mp4", "empty.mp4"):
