@@ -34,6 +34,10 @@ GLANCE_S = 0.2
 """How long `newest` waits for the daemon's word on whether there is a newer frame."""
 
 
+UNREADABLE_S = 10.0
+"""How long frames come as bytes after one in shared memory could not be read: perhaps it was only too old."""
+
+
 class RefusedError(ConnectionError):
     """The daemon does not let this client in."""
 
@@ -64,6 +68,7 @@ class Asker:
         self._using, self._closed = threading.Lock(), False
         self._connection, self._bell = connect(), Bell()
         self._shared: tuple[str, SharedMemory | None] = "", None
+        self._unreadable_s = -math.inf
         self._contact = 0
         self._asked_s: float | None = None
         self._pinged_s: float | None = None
@@ -72,7 +77,7 @@ class Asker:
 
     @property
     def mode(self) -> str:
-        return "paced" if self._memory() is None else "shared"
+        return "shared" if self._reads_memory() else "paced"
 
     @property
     def refusal(self) -> str | None:
@@ -83,6 +88,7 @@ class Asker:
         welcome, (run_id, memory) = self._pulse.welcome, self._shared
         if self._shares and welcome is not None and (memory is None or welcome.run_id != run_id):
             self._shared = welcome.run_id, open_shared(welcome.shared)
+            self._unreadable_s = -math.inf
         self.wake()
         if self._using.acquire(blocking=False):  # else the one that takes does it
             try:
@@ -100,6 +106,9 @@ class Asker:
         """That of the daemon which is there: what is still held of an earlier one's is not given back to this one."""
         welcome, (run_id, memory) = self._pulse.welcome, self._shared
         return memory if welcome is not None and welcome.run_id == run_id else None
+
+    def _reads_memory(self) -> bool:
+        return self._memory() is not None and time.monotonic() - self._unreadable_s > UNREADABLE_S
 
     def take(self, timeout_s: float | None, halted: Callable[[], bool]) -> wire.Message | None:
         """The next message; None when `halted`, or when it is closed.
@@ -158,7 +167,7 @@ class Asker:
     def _ask(self, *, wait: bool) -> None:
         memory = self._memory()
         released = () if memory is None else memory.released()
-        request = Request("next", self._streams, shared=memory is not None, wait=wait, release=released)
+        request = Request("next", self._streams, shared=self._reads_memory(), wait=wait, release=released)
         self._connection.socket.send(control.pack_request(request))
 
     def _look_for_newer(self) -> None:
@@ -223,8 +232,8 @@ class Asker:
             self._asked_s = None
             raise
         except OSError:
-            # From now on as bytes, until a daemon is found again: this frame is lost, and the next one is not.
-            self._shared = self._shared[0], None
+            # For a while as bytes: this frame is lost, and the next one is not.
+            self._unreadable_s = time.monotonic()
             return False
         self._put(message)
         return True

@@ -6,6 +6,7 @@ Where `deblurd_client` is installed, it is what is tested: nothing of the daemon
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -207,6 +208,26 @@ def test_frames_go_on_as_bytes_when_shared_memory_fails(publisher: PublisherProc
         eventually(subscriber, state="lost")
         publisher.start()
         eventually(subscriber, state="live", mode="shared")
+
+
+def test_a_frame_that_was_taken_too_late_is_lost_and_later_ones_are_shared_again(
+    publisher: PublisherProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not SHARED_MEMORY:
+        pytest.skip("there is no shared memory here")
+    monkeypatch.setattr(sys.modules[RefusedError.__module__], "UNREADABLE_S", 0.2)
+    with Subscriber(publisher.endpoint, mode="shared") as subscriber:
+        eventually(subscriber, mode="shared")
+        publisher.await_receivers()
+        publisher.publish(0)
+        for path in Path("/dev/shm").glob(f"deblurd-{publisher.run_id}-[0-9]*"):
+            path.unlink()
+        with pytest.raises(TimeoutError):
+            subscriber.receive(0.1)
+        assert subscriber.mode == "paced"
+        eventually(subscriber, mode="shared")
+        publisher.publish(1, 40)  # the first is not there any more either
+        assert subscriber.receive(WAIT_S).seq > 0
 
 
 def test_pixels_outlive_their_frame_and_their_subscriber(publisher: PublisherProcess) -> None:
