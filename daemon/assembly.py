@@ -21,6 +21,7 @@ from .packet_file import PacketFile
 from .part_file import unwritable
 from .segment_writer import SegmentRecord
 from .stream_copy import StreamCopy
+from .timespan import Window
 from .video_setup import VideoSetup
 
 _MP4: Final = ("mp4", "mov", "ipod")
@@ -43,12 +44,15 @@ class Assembly:
     dispositions, rotation, aspect ratio, colour and times are kept. `notes` has one line for each thing that
     cannot be.
 
+    window: the part of the source that the segments are of; None is all of it. It begins at 0 in the result.
+
     The header is written at once, so that what the container cannot hold is known by a SinkError from here.
     """
 
-    def __init__(self, source: Path, path: Path, target: Path, video: VideoSetup) -> None:
+    def __init__(self, source: Path, path: Path, target: Path, video: VideoSetup, window: Window | None = None) -> None:
         self.notes: list[str] = [*video.setup.notes]
-        self._target, self._setup = target, video
+        self._target, self._setup, self._window = target, video, window
+        self._offset = round(window.begin_s / video.time_base) if window else 0
         self._last_dts: int | None = None
         self._input = open_media(source)
         try:
@@ -111,7 +115,7 @@ class Assembly:
     def _add_streams(self, restored: VideoStream) -> None:
         """The same streams in the same order."""
         timecode = None
-        self._copies = StreamCopy(self._input, self._output, self.notes)
+        self._copies = StreamCopy(self._input, self._output, self.notes, self._window)
         for stream in self._input.streams:
             out: Stream
             if stream.index == restored.index:
@@ -134,7 +138,7 @@ class Assembly:
             self._video.metadata.setdefault("timecode", timecode)
         self._output.metadata.update(self._input.metadata)
         if chapters := self._input.chapters():
-            self._output.set_chapters(chapters)
+            self._output.set_chapters(self._window.chapters(chapters) if self._window else chapters)
 
     def _add_video(self) -> VideoStream:
         """The encoder of this stream is opened for the header, and never encodes."""
@@ -153,8 +157,9 @@ class Assembly:
     def _write(self, packet: av.Packet[Any]) -> None:
         packet.time_base = self._setup.time_base
         packet.stream = self._video
+        packet.pts = None if packet.pts is None else packet.pts - self._offset
         if packet.dts is not None:
-            packet.dts = self._last_dts = rising(packet.dts, self._last_dts)
+            packet.dts = self._last_dts = rising(packet.dts - self._offset, self._last_dts)
             self._copies.up_to(packet.dts * self._setup.time_base)
         self._output.mux_one(packet)
 

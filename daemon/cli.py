@@ -161,6 +161,9 @@ def enhance(
     strength: StrengthShare = None,
     force: Annotated[bool, typer.Option("--force", help="Restore sharp frames, too: --strength 1.")] = False,
     jobs: Annotated[int, typer.Option(min=1, help="Files that are restored side by side.")] = 1,
+    span: Annotated[
+        str | None, typer.Option("--range", help="Only this part of a video, e.g. 00:10-00:20.", metavar="START-END")
+    ] = None,
     preview: Annotated[
         int | None, typer.Option(min=1, max=200, help="Only write a PNG or JPEG of so many moments, before and after.")
     ] = None,
@@ -184,6 +187,7 @@ def enhance(
     from .config import load_config
     from .events import telling
     from .files import enhance_files, preview_file
+    from .timespan import Timespan
 
     if force and strength is not None:
         raise typer.BadParameter("must not be given with --strength", param_hint="--force")
@@ -206,6 +210,7 @@ def enhance(
                 encoding,
                 side_by_side=jobs,
                 strength=settings.restore.strength,
+                span=Timespan.parse(span) if span else None,
                 **how,
             )
     raise typer.Exit(130 if stop.is_set() else 0 if whole else 1)

@@ -22,6 +22,7 @@ from .pictures import PictureSource, PictureWriter
 from .pipeline import Pipeline
 from .segment_run import STOP_POLL_S, notes_on_depth
 from .strength import StrengthSetting
+from .timespan import Timespan
 from .video import Progress, VideoJob, VideoResult, restore_video
 
 VIDEO_SUFFIXES: Final = (
@@ -45,6 +46,7 @@ class Settings:
     quality: of JPEG and WebP pictures, 1 to 100.
     model_sha256: of the engine's model, so that a video goes on only where it was begun with the same one.
     strength: the share of the model's change that is let through, 0 to 1, or `auto`: as each frame's blur asks for.
+    span: the part of a video that is written; None is all of it.
     """
 
     encoding: Encoding = field(default_factory=Encoding)
@@ -52,6 +54,7 @@ class Settings:
     overwrite: bool = False
     model_sha256: str = ""
     strength: StrengthSetting = "auto"
+    span: Timespan | None = None
 
 
 @dataclass(frozen=True)
@@ -161,7 +164,13 @@ def _restore_video(
     created += _make_folder(job.target.parent)
     return restore_video(
         VideoJob(
-            job.source, job.target, settings.encoding, settings.overwrite, settings.model_sha256, settings.strength
+            job.source,
+            job.target,
+            settings.encoding,
+            settings.overwrite,
+            settings.model_sha256,
+            settings.strength,
+            settings.span,
         ),
         engine,
         progress,
@@ -174,6 +183,8 @@ def _restore_picture(
 ) -> VideoResult:
     source: PictureSource | AnimationSource
     writer: PictureWriter | AnimationWriter
+    if settings.span:
+        raise SourceError(f"{job.source}: a range must be of a video, got a picture")
     how: dict[str, Any] = {"quality": settings.quality, "overwrite": settings.overwrite}
     if is_animation(job.source, job.target):
         source = AnimationSource(job.source, stream=job.source.name)

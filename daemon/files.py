@@ -40,6 +40,7 @@ from .segment_run import STOP_POLL_S
 from .service import engine_from
 from .settings import EngineConfig
 from .strength import StrengthSetting
+from .timespan import Timespan
 from .video import how_to_go_on
 
 T = TypeVar("T")
@@ -56,6 +57,7 @@ def enhance_files(
     stop: threading.Event,
     side_by_side: int = 1,
     strength: StrengthSetting = "auto",
+    span: Timespan | None = None,
     events: Events | None = None,
 ) -> bool:
     """Restore every input, so many `side_by_side`; True if all of them are whole.
@@ -66,7 +68,11 @@ def enhance_files(
     console = Console(stderr=True)
     jobs = expand(inputs, output)
     settings = Settings(
-        Encoding(**encoding), overwrite=overwrite, model_sha256=_sha256_of(config.model), strength=strength
+        Encoding(**encoding),
+        overwrite=overwrite,
+        model_sha256=_sha256_of(config.model),
+        strength=strength,
+        span=span,
     )
     counts: Counter[str] = Counter()
     with (

@@ -36,6 +36,7 @@ class Segment:
 
     prime: the last key frame from which at least `PRIME_FRAMES` frames come before `start`; None is the beginning.
     packets: of the video, about as many as frames.
+    is_cut: `start` is no key frame; decoding begins at `prime`.
     """
 
     index: int
@@ -43,6 +44,7 @@ class Segment:
     stop: int | None
     prime: KeyFrame | None
     packets: int
+    is_cut: bool = False
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,7 @@ class _Running:
             stream=task.source.name,
             start=start.pts if start else None,
             stop=segment.stop,
-            key=segment.prime if primed else start,
+            key=segment.prime if primed or segment.is_cut else start,
             prime=task.prime if primed else 0,
             deep=True,
         )

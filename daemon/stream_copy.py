@@ -14,13 +14,19 @@ from av.container import InputContainer, OutputContainer
 from av.stream import Stream
 
 from .media import reason
+from .timespan import Window
 
 
 class StreamCopy:
-    """Copies streams from `source` to `output`; `notes` gets one line for each thing that is left out."""
+    """Copies streams from `source` to `output`; `notes` gets one line for each thing that is left out.
 
-    def __init__(self, source: InputContainer, output: OutputContainer, notes: list[str]) -> None:
-        self._source, self._output, self._notes = source, output, notes
+    window: the part of the source's time that is copied; None is all of it.
+    """
+
+    def __init__(
+        self, source: InputContainer, output: OutputContainer, notes: list[str], window: Window | None = None
+    ) -> None:
+        self._source, self._output, self._notes, self._window = source, output, notes, window
         self._streams: dict[int, Stream] = {}
         self._packets: Iterator[av.Packet[Any]] | None = None
         self._next: av.Packet[Any] | None = None
@@ -58,11 +64,15 @@ class StreamCopy:
             timed = [self._source.streams[i] for i, copy in self._streams.items() if copy.type != "attachment"]
             self._packets = self._source.demux(timed) if timed else iter(())
         try:
-            self._next = next((packet for packet in self._packets if packet.size and not packet.is_corrupt), None)
+            self._next = next((packet for packet in self._packets if self._belongs(packet)), None)
         except av.FFmpegError as error:
             self._notes.append(f"the other streams end where the file is damaged ({reason(error)})")
         self._ended = self._next is None
         return self._next
+
+    def _belongs(self, packet: av.Packet[Any]) -> bool:
+        """Whether it is copied; it is given its time in the result."""
+        return bool(packet.size) and not packet.is_corrupt and (not self._window or self._window.place(packet))
 
     def _write(self, packet: av.Packet[Any]) -> None:
         index = packet.stream_index

@@ -25,6 +25,7 @@ from .plan import PRIME_FRAMES, Plan, plan_of
 from .segment_run import SegmentTask, restore_segments
 from .segment_writer import SegmentRecord
 from .strength import StrengthSetting
+from .timespan import Timespan, Window, cut, window_of
 from .video_setup import VideoSetup, video_setup
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ class VideoJob:
 
     model_sha256: of the model's files, so that another model of the same name is another job.
     strength: the share of the model's change that is let through, or `auto`.
+    span: the part of the source that is written; None is all of it.
     """
 
     source: Path
@@ -49,6 +51,7 @@ class VideoJob:
     overwrite: bool = False
     model_sha256: str = ""
     strength: StrengthSetting = "auto"
+    span: Timespan | None = None
 
 
 @dataclass(frozen=True)
@@ -82,9 +85,12 @@ def restore_video(
     check_target(job.target, source=job.source, overwrite=job.overwrite)
     plan = plan_of(job.source, asked_to_stop)
     video = video_setup(job.source, job.target, job.encoding)
+    window = window_of(job.source, job.span) if job.span else None
+    if window:
+        plan = cut(plan, window, video.rate)
     with Job(job.target) as folder:
         try:
-            return _restore(job, folder, plan, video, engine, progress, asked_to_stop)
+            return _restore(job, folder, plan, video, window, engine, progress, asked_to_stop)
         except DaemonError as error:
             passing = isinstance(error, StorageError) or not job.source.exists()
             if passing and is_begun(job.target):
@@ -102,12 +108,14 @@ def _restore(
     folder: Job,
     plan: Plan,
     video: VideoSetup,
+    window: Window | None,
     engine: Engine,
     progress: Progress | None,
     asked_to_stop: Callable[[], bool],
 ) -> VideoResult:
     fingerprint = {
         "input": file_fingerprint(job.source),
+        "range": str(job.span or "all"),
         "segments": repr(plan.segments),
         "settings": f"{job.encoding!r}, strength {job.strength}",
         "model": f"{engine.spec.model} {job.model_sha256}".strip(),
@@ -116,7 +124,7 @@ def _restore(
     }
     if differing := folder.begin(fingerprint):
         log.warning("%s: the job begins anew: another %s than before", job.target, ", ".join(differing))
-    _check_container(job, folder, video)
+    _check_container(job, folder, video, window)
     # A strength that follows the blur has a history, too: beginning with each segment anew, it would jump.
     prime = PRIME_FRAMES if engine.spec.recurrent or job.strength == "auto" else 0
     missing = [
@@ -131,21 +139,27 @@ def _restore(
     restore_segments(missing, engine, counter.one_more, asked_to_stop)
     if file_fingerprint(job.source) != fingerprint["input"]:
         raise SourceError(f"{job.source}: must stay as it is while it is restored, but was changed")
-    return _put_together(job, folder, plan, video, kept, asked_to_stop)
+    return _put_together(job, folder, plan, video, window, kept, asked_to_stop)
 
 
-def _check_container(job: VideoJob, folder: Job, video: VideoSetup) -> None:
+def _check_container(job: VideoJob, folder: Job, video: VideoSetup, window: Window | None) -> None:
     """Raise now what would come of the container or the encoder only when all is restored."""
     with PartFile(job.target, source=job.source, overwrite=job.overwrite, folder=folder.folder) as part:
-        Assembly(job.source, part.path, job.target, video).__exit__(None, None, None)
+        Assembly(job.source, part.path, job.target, video, window).__exit__(None, None, None)
 
 
 def _put_together(
-    job: VideoJob, folder: Job, plan: Plan, video: VideoSetup, kept: int, asked_to_stop: Callable[[], bool]
+    job: VideoJob,
+    folder: Job,
+    plan: Plan,
+    video: VideoSetup,
+    window: Window | None,
+    kept: int,
+    asked_to_stop: Callable[[], bool],
 ) -> VideoResult:
     records: list[SegmentRecord] = []
     with PartFile(job.target, source=job.source, overwrite=job.overwrite, folder=folder.folder) as part:
-        with Assembly(job.source, part.path, job.target, video) as assembly:
+        with Assembly(job.source, part.path, job.target, video, window) as assembly:
             for segment in plan.segments:
                 with PacketFile(folder.segment(segment.index)) as packets:
                     records.append(SegmentRecord(**packets.record))
