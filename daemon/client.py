@@ -34,6 +34,9 @@ __all__ = ["Mode", "OnLost", "PublisherLostError", "RefusedError", "Subscriber"]
 Mode = Literal["auto", "newest", "queued", "paced", "shared"]
 OnLost = Literal["wait", "raise"]
 
+_BURST = 16
+"""Frames that may come while the thread that takes them off their socket cannot run; they are memory, too."""
+
 
 class PublisherLostError(ConnectionError):
     """The daemon was there, and answers no more."""
@@ -92,7 +95,8 @@ class Subscriber:
         control = control_endpoint(endpoint) if control is None else control
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._ask = partial(Connection, self._context, zmq.DEALER, control, keys)
-        listen = partial(Connection, self._context, zmq.SUB, endpoint, keys, [(zmq.RCVHWM, queue)])
+        waiting = queue if mode == "queued" else _BURST
+        listen = partial(Connection, self._context, zmq.SUB, endpoint, keys, [(zmq.RCVHWM, waiting)])
         try:
             self._pulse = Pulse(partial(self._ask, [(zmq.SNDHWM, 2)]), self._changed)
             try:

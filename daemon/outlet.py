@@ -118,7 +118,8 @@ class Outlet:
             for option, value in wire.TCP_KEEPALIVE:
                 each.setsockopt(option, value)
         topics = SUBSCRIPTIONS * (options.streams + 1) * TOPIC_SIZE
-        gate.guard(self._socket, options.max_clients, options.admission, topics)
+        # Who keeps only the newest message of a socket needs one for each stream.
+        gate.guard(self._socket, options.max_clients * options.streams, options.admission, topics)
         # A client asks for frames on one connection to the desk, and pings on another.
         heard = gate.guard(self._requests, 2 * options.max_clients, options.admission, REQUESTS)
         try:
