@@ -164,6 +164,9 @@ def enhance(
     span: Annotated[
         str | None, typer.Option("--range", help="Only this part of a video, e.g. 00:10-00:20.", metavar="START-END")
     ] = None,
+    compare: Annotated[
+        Literal["side", "split"] | None, typer.Option(help="Show before and after in each frame of a video.")
+    ] = None,
     preview: Annotated[
         int | None, typer.Option(min=1, max=200, help="Only write a PNG or JPEG of so many moments, before and after.")
     ] = None,
@@ -211,6 +214,7 @@ def enhance(
                 side_by_side=jobs,
                 strength=settings.restore.strength,
                 span=Timespan.parse(span) if span else None,
+                comparison=compare,
                 **how,
             )
     raise typer.Exit(130 if stop.is_set() else 0 if whole else 1)

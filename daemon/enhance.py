@@ -15,6 +15,7 @@ from engine.protocol import Engine
 
 from . import pictures
 from .animations import AnimationSource, AnimationWriter, is_animation
+from .compare import Comparison
 from .encoding import Encoding
 from .errors import SinkError, SourceError
 from .media import open_media
@@ -47,6 +48,7 @@ class Settings:
     model_sha256: of the engine's model, so that a video goes on only where it was begun with the same one.
     strength: the share of the model's change that is let through, 0 to 1, or `auto`: as each frame's blur asks for.
     span: the part of a video that is written; None is all of it.
+    comparison: how before and after are shown in each frame of a video; None shows what is restored only.
     """
 
     encoding: Encoding = field(default_factory=Encoding)
@@ -55,6 +57,7 @@ class Settings:
     model_sha256: str = ""
     strength: StrengthSetting = "auto"
     span: Timespan | None = None
+    comparison: Comparison | None = None
 
 
 @dataclass(frozen=True)
@@ -171,6 +174,7 @@ def _restore_video(
             settings.model_sha256,
             settings.strength,
             settings.span,
+            settings.comparison,
         ),
         engine,
         progress,
@@ -185,6 +189,8 @@ def _restore_picture(
     writer: PictureWriter | AnimationWriter
     if settings.span:
         raise SourceError(f"{job.source}: a range must be of a video, got a picture")
+    if settings.comparison:
+        raise SourceError(f"{job.source}: a comparison must be of a video, got a picture; try a preview")
     how: dict[str, Any] = {"quality": settings.quality, "overwrite": settings.overwrite}
     if is_animation(job.source, job.target):
         source = AnimationSource(job.source, stream=job.source.name)

@@ -30,6 +30,7 @@ from rich.text import Text
 
 from engine.model import load_model
 
+from .compare import Comparison
 from .encoding import Encoding
 from .enhance import Job, Outcome, Settings, enhance, expand
 from .errors import DaemonError, SourceError
@@ -58,6 +59,7 @@ def enhance_files(
     side_by_side: int = 1,
     strength: StrengthSetting = "auto",
     span: Timespan | None = None,
+    comparison: Comparison | None = None,
     events: Events | None = None,
 ) -> bool:
     """Restore every input, so many `side_by_side`; True if all of them are whole.
@@ -73,6 +75,7 @@ def enhance_files(
         model_sha256=_sha256_of(config.model),
         strength=strength,
         span=span,
+        comparison=comparison,
     )
     counts: Counter[str] = Counter()
     with (

@@ -15,6 +15,7 @@ import av
 import numpy as np
 from av.video.codeccontext import VideoCodecContext
 
+from .compare import compared
 from .errors import SinkError
 from .frame import Frame, Pixels
 from .packet_file import PacketFileWriter
@@ -117,7 +118,11 @@ class SegmentWriter:
         if (frame.width, frame.height) != self._video.size:
             self._note("the frame size changes: all are scaled to the first, {}x{}".format(*self._video.size))
         setup = self._video.setup
-        picture = with_change(frame.origin, frame.pixels, setup.pix_fmt, setup.colour, self._video.size)
+        how = (setup.pix_fmt, setup.colour, self._video.size)
+        if self._video.comparison:
+            picture = compared(self._video.comparison, frame.origin, frame.pixels, *how, self._video.rotation)
+        else:
+            picture = with_change(frame.origin, frame.pixels, *how)
         picture.time_base = frame.time_base
         picture.pts, moved = self._timeline.place(frame.pts, frame.time_base, self._video.rate)
         if moved:

@@ -15,6 +15,7 @@ from typing import Final
 from engine.protocol import Engine
 
 from .assembly import Assembly, together
+from .compare import Comparison
 from .encoding import Encoding
 from .errors import DaemonError, SourceError, StorageError
 from .fingerprint import encoder_fingerprint, file_fingerprint, node_fingerprint
@@ -43,6 +44,7 @@ class VideoJob:
     model_sha256: of the model's files, so that another model of the same name is another job.
     strength: the share of the model's change that is let through, or `auto`.
     span: the part of the source that is written; None is all of it.
+    comparison: how before and after are shown in each frame; None shows what is restored only.
     """
 
     source: Path
@@ -52,6 +54,7 @@ class VideoJob:
     model_sha256: str = ""
     strength: StrengthSetting = "auto"
     span: Timespan | None = None
+    comparison: Comparison | None = None
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ def restore_video(
                 return VideoResult(**{**noted, "damage": tuple(noted["damage"]), "warnings": tuple(noted["warnings"])})
     check_target(job.target, source=job.source, overwrite=job.overwrite)
     plan = plan_of(job.source, asked_to_stop)
-    video = video_setup(job.source, job.target, job.encoding)
+    video = video_setup(job.source, job.target, job.encoding, job.comparison)
     window = window_of(job.source, job.span) if job.span else None
     if window:
         plan = cut(plan, window, video.rate)

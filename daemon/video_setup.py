@@ -14,6 +14,7 @@ import av
 import cv2
 from av.video.codeccontext import VideoCodecContext
 
+from .compare import Comparison, compared_size
 from .encoding import EncoderSetup, Encoding, encoder_for, setup_for
 from .errors import SinkError, SourceError
 from .file_source import FileSource
@@ -33,9 +34,10 @@ class VideoSetup:
 
     container: by FFmpeg's name.
     global_header: whether the container keeps the encoder's header in one place for all packets.
-    size: (W, H) of the first frame.
+    size: (W, H) of the first frame, and so of every frame in the result.
     rate: frames a second, guessed; it steers only the encoder's rate control.
     rotation: degrees counter-clockwise that a player must turn the picture.
+    comparison: how before and after are shown in each frame; None shows what is restored only.
     """
 
     encoder: str
@@ -47,10 +49,11 @@ class VideoSetup:
     rate: Fraction
     sample_aspect_ratio: Fraction | None
     rotation: int
+    comparison: Comparison | None = None
 
     def configure(self, context: VideoCodecContext) -> None:
         """Set all of it on an encoder that is not open yet."""
-        context.width, context.height = self.size
+        context.width, context.height = compared_size(self.comparison, self.size, self.setup.pix_fmt, self.rotation)
         context.pix_fmt = self.setup.pix_fmt
         context.time_base, context.framerate = self.time_base, self.rate
         context.bit_rate, context.bit_rate_tolerance = 0, 128000  # quality is constant instead
@@ -75,7 +78,7 @@ class VideoSetup:
         return context
 
 
-def video_setup(source: Path, target: Path, encoding: Encoding) -> VideoSetup:
+def video_setup(source: Path, target: Path, encoding: Encoding, comparison: Comparison | None = None) -> VideoSetup:
     """What `target` is encoded with: by the first frame of `source`, since headers may lie.
 
     Raises SourceError, or SinkError if there is no such encoder or container.
@@ -101,6 +104,7 @@ def video_setup(source: Path, target: Path, encoding: Encoding) -> VideoSetup:
         rate=rate,
         sample_aspect_ratio=aspect or None,
         rotation=first.rotation,
+        comparison=comparison,
     )
 
 
