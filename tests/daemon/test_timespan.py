@@ -13,6 +13,7 @@ import clips
 import cv2
 import numpy as np
 import pytest
+from av.stream import Disposition
 from models import STATE, echo_onnx, write_model
 
 from daemon.encoding import Encoding
@@ -175,3 +176,35 @@ def test_the_command_takes_a_range(tmp_path):
     answer = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=REPOSITORY)
     assert answer.returncode == 0, answer.stderr
     assert "25 frames" in answer.stderr
+
+
+def with_texts(source: Path, path: Path) -> Path:
+    """The streams of `source`, a cover, and two subtitles, from 0.4 to 1.2 s and from 1.5 to 5 s."""
+    texts = path.with_suffix(".srt")
+    texts.write_text("1\n00:00:00,400 --> 00:00:01,200\nHello\n\n2\n00:00:01,500 --> 00:00:05,000\nWorld\n")
+    with av.open(str(source)) as video, av.open(str(texts)) as text, av.open(str(path), "w") as output:
+        streams = {stream: output.add_stream_from_template(stream) for stream in (*video.streams, *text.streams)}
+        cover = output.add_stream("mjpeg")
+        cover.width, cover.height, cover.pix_fmt = 64, 48, "yuvj420p"
+        cover.disposition = Disposition.attached_pic
+        cover.metadata.update(filename="cover.jpg", mimetype="image/jpeg")
+        for picture in clips.video_frames(1, 64, 48, "yuvj420p"):
+            output.mux(cover.encode(picture))
+        for container in (video, text):
+            for packet in container.demux():
+                if packet.size:
+                    packet.stream = streams[packet.stream]
+                    output.mux(packet)
+    texts.unlink()
+    source.unlink()
+    return path
+
+
+def test_subtitles_are_cut_to_the_range_and_covers_stay(tmp_path, engine):
+    plain = clips.write_video(tmp_path / "plain.mkv", count=100, options=MADE)
+    source = with_texts(plain, tmp_path / "a.mkv")
+    target = restored(source, tmp_path / "b.mkv", engine, "1-3")
+    with av.open(str(target)) as container:
+        assert [stream.type for stream in container.streams].count("video") == 2
+        shown = [(p.pts, p.duration, bytes(p)) for p in container.demux(subtitles=0) if p.size]
+    assert shown == [(0, 200, b"Hello"), (500, 1500, b"World")]
