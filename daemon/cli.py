@@ -202,20 +202,19 @@ def enhance(
     encoding = given(codec=codec, crf=crf, preset=preset, lossless=lossless or None)
     with stopping() as stop, telling(sys.stdout if as_json else None) as events:
         settings = load_config(config, overrides)
-        how: dict[str, Any] = {"overwrite": overwrite, "quiet": quiet, "stop": stop, "events": events}
+        how: dict[str, Any] = {
+            "overwrite": overwrite,
+            "quiet": quiet,
+            "stop": stop,
+            "strength": settings.restore.strength,
+            "span": Timespan.parse(span) if span else None,
+            "events": events,
+        }
         if preview:
-            whole = preview_file(inputs, output, preview, settings.engine, strength=settings.restore.strength, **how)
+            whole = preview_file(inputs, output, preview, settings.engine, **how)
         else:
             whole = enhance_files(
-                inputs,
-                output,
-                settings.engine,
-                encoding,
-                side_by_side=jobs,
-                strength=settings.restore.strength,
-                span=Timespan.parse(span) if span else None,
-                comparison=compare,
-                **how,
+                inputs, output, settings.engine, encoding, side_by_side=jobs, comparison=compare, **how
             )
     raise typer.Exit(130 if stop.is_set() else 0 if whole else 1)
 

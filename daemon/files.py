@@ -34,7 +34,7 @@ from .compare import Comparison
 from .encoding import Encoding
 from .enhance import Job, Outcome, Settings, enhance, expand
 from .errors import DaemonError, SourceError
-from .events import Events
+from .events import Events, beside_the_video
 from .job import is_begun
 from .preview import preview
 from .segment_run import STOP_POLL_S
@@ -126,6 +126,7 @@ def preview_file(
     quiet: bool,
     stop: threading.Event,
     strength: StrengthSetting = "auto",
+    span: Timespan | None = None,
     events: Events | None = None,
 ) -> bool:
     """Write a contact sheet of one file, and nothing else; False if it was stopped. Errors are raised."""
@@ -142,6 +143,7 @@ def preview_file(
                 moments,
                 engine,
                 strength=strength,
+                span=span,
                 overwrite=overwrite,
                 asked_to_stop=stop.is_set,
             )
@@ -206,7 +208,8 @@ def _tell(console: Console, job: Job, outcome: Outcome, quiet: bool) -> None:
     fps = outcome.frames / outcome.seconds if outcome.seconds and not outcome.kept else 0.0
     rate = f" ({fps:.1f} fps)" if fps else ""
     kept = f", {outcome.kept} of {outcome.segments} segments from before" if outcome.kept else ""
-    text = f"{job.target}: {outcome.frames} frames in {outcome.seconds:.1f} s{rate}{kept}"
+    beside = "".join(f", with {' and '.join(found)}" for found in [beside_the_video(job.target)] if found)
+    text = f"{job.target}: {outcome.frames} frames in {outcome.seconds:.1f} s{rate}{kept}{beside}"
     _print(console, f"[green]{outcome.status}[/] {escape(text)}")
 
 

@@ -35,6 +35,7 @@ from .plan import PRIME_FRAMES, plan_of
 from .segment_run import STOP_POLL_S
 from .sharpness import blur_sigma
 from .strength import StrengthSetting
+from .timespan import Timespan
 
 SUFFIXES: Final = (".png", ".jpg", ".jpeg")
 CELL_PX: Final = 960
@@ -55,20 +56,22 @@ def preview(
     engine: Engine,
     *,
     strength: StrengthSetting = "auto",
+    span: Timespan | None = None,
     overwrite: bool = False,
     asked_to_stop: Callable[[], bool] = lambda: False,
 ) -> list[float]:
     """Write the sheet, a PNG or JPEG; the times of its moments, in seconds from the beginning of `source`.
 
     moments: in the middle of so many equal parts of the video; fewer where it has fewer frames. A picture has one.
+    span: the part of the video that they are spread over; None is all of it.
 
-    Each is reached by seeking, and restored after `PRIME_FRAMES` frames before it, which a history needs. Raises
-    SourceError, SinkError, what the engine raises, and KeyboardInterrupt when `asked_to_stop`.
+    Each is reached by seeking; a model with a history is given the `PRIME_FRAMES` frames before it. Raises SourceError,
+    SinkError, what the engine raises, and KeyboardInterrupt when `asked_to_stop`.
     """
     if target.suffix.lower() not in SUFFIXES:
         raise SinkError(f"{target}: a preview's name must end in one of {', '.join(SUFFIXES)}")
     check_target(target, source=source, overwrite=overwrite)
-    frames = _Moments(source, moments)
+    frames = _Moments(source, moments, span or Timespan(), PRIME_FRAMES if engine.spec.recurrent else 0)
     pairs = _Pairs()
     with Pipeline(engine) as pipeline:
         stream = pipeline.add(source.name, frames, pairs, strength=strength)
@@ -90,8 +93,9 @@ def preview(
 
 @dataclass(frozen=True)
 class _Extent:
-    """Where a video begins, how long it is, and about how many frames it has."""
+    """Where a file begins, where in it the moments are, and about how many frames are there."""
 
+    origin_s: Fraction
     start_s: Fraction
     duration_s: Fraction
     rate: Fraction
@@ -100,27 +104,27 @@ class _Extent:
 
 
 class _Moments:
-    """Of each moment the frames that lead to it and its own, in an epoch of its own; a `daemon.source.Source`.
+    """Of each moment the `lead` frames before it and its own, in an epoch of its own; a `daemon.source.Source`.
 
     A frame's `origin` is its pixels as they were, and its pts counts from the beginning of the video.
     """
 
     live: Final = False
 
-    def __init__(self, path: Path, count: int) -> None:
-        self.path = path
+    def __init__(self, path: Path, count: int, span: Timespan, lead: int) -> None:
+        self.path, self._lead = path, lead
         self.damage: list[str] = []
         self._closed = False
         self._is_picture = path.suffix.lower() in PICTURES
         if not self._is_picture:
-            self._extent = extent = _extent_of(path)
+            self._extent = extent = _extent_of(path, span)
             self._count = min(count, extent.frames or count)
 
     def __iter__(self) -> Iterator[Frame]:
         if self._is_picture:
             yield from (replace(frame, origin=frame.pixels) for frame in PictureSource(self.path))
             return
-        begin = round(self._extent.start_s / self._extent.time_base)
+        begin = round(self._extent.origin_s / self._extent.time_base)
         for index in range(self._count):
             for seq, frame in enumerate(
                 self._leading_to(self._extent.duration_s * (2 * index + 1) / (2 * self._count))
@@ -129,17 +133,18 @@ class _Moments:
                 yield replace(frame, seq=seq, epoch=index, pts=pts, origin=frame.pixels)
 
     def _leading_to(self, moment_s: Fraction) -> Iterator[Frame]:
-        """`PRIME_FRAMES` frames at most, and the first that is shown at the moment or after it."""
+        """`lead` frames at most, and the one that is shown at the moment, if all are shown as long."""
         extent = self._extent
-        moment = (extent.start_s + moment_s) / extent.time_base
-        start = math.floor(moment - PRIME_FRAMES / extent.rate / extent.time_base)
+        step = 1 / extent.rate / extent.time_base
+        shown_after = (extent.start_s + moment_s) / extent.time_base - step
+        start = math.floor(shown_after - self._lead * step) + 1
         # A damaged file loses some frames to `auto`, which shows the others sooner.
         with FileSource(self.path, stream=self.path.name, threads="auto", start=start, deep=True) as source:
-            for frame in islice(source, PRIME_FRAMES + 1):
+            for frame in islice(source, self._lead + 1):
                 if self._closed:
                     return
                 yield frame
-                if frame.pts is not None and frame.pts >= moment:
+                if frame.pts is not None and frame.pts > shown_after:
                     return
 
     def close(self) -> None:
@@ -175,18 +180,25 @@ class _Pairs:
         self._last = None
 
 
-def _extent_of(path: Path) -> _Extent:
+def _extent_of(path: Path, span: Timespan) -> _Extent:
     with open_media(path) as container:
         video = best_video(container, path)
         rate = video.guessed_rate or video.average_rate or Fraction(25)
         time_base = video.time_base or 1 / rate
-        start_s = Fraction(container.start_time or 0, av.time_base)
+        origin_s = Fraction(container.start_time or 0, av.time_base)
         frames = video.frames or None
         end_s = _end_s(container, video)
     if end_s is None:  # a raw stream: only its frames can tell
         frames = plan_of(path).packets
-        end_s = start_s + frames / rate
-    return _Extent(start_s, end_s - start_s, rate, time_base, frames)
+        end_s = origin_s + frames / rate
+    start_s = origin_s + span.start_s
+    if span.end_s is not None:
+        end_s = min(end_s, origin_s + span.end_s)
+    if start_s >= end_s:
+        raise SourceError(f"{path}: a range must have at least one frame, got none from {span}")
+    if span != Timespan():
+        frames = math.ceil((end_s - start_s) * rate)
+    return _Extent(origin_s, start_s, end_s - start_s, rate, time_base, frames)
 
 
 def _end_s(container: InputContainer, video: VideoStream) -> Fraction | None:

@@ -38,6 +38,7 @@ def test_a_file_is_started_and_finished_and_all_else_is_on_standard_error(tmp_pa
     assert (last["status"], last["frames"], last["changed"], last["lost"]) == ("done", 10, [], [])
     assert last["kept"] == ["audio (aac)", "2 chapters"]
     assert "10 frames" in said
+    assert "with audio (aac) and 2 chapters" in said
 
 
 def test_what_was_lost_is_told_with_status_1(tmp_path):

@@ -16,6 +16,7 @@ from models import STATE, echo_onnx, write_model
 
 from daemon.errors import SinkError, SourceError
 from daemon.preview import CELL_PX, clock, preview
+from daemon.timespan import Timespan
 from engine.backends import open_engine
 from engine.identity import IdentityEngine
 from engine.model import Manifest, Model
@@ -135,3 +136,11 @@ def test_the_command_writes_the_sheet_and_nothing_else(tmp_path):
 )
 def test_times_read_like_a_clock(time_s, text):
     assert clock(time_s) == text
+
+
+def test_moments_are_of_the_range(tmp_path, engine):
+    source = clips.write_video(tmp_path / "a.mp4", count=100, options={"g": "30", "qp": "0", "preset": "ultrafast"})
+    times = preview(source, tmp_path / "sheet.png", 2, engine, span=Timespan.parse("1-2"))
+    assert times == pytest.approx([1.25, 1.75], abs=0.05)
+    with pytest.raises(SourceError, match="a range must have at least one frame"):
+        preview(source, tmp_path / "none.png", 2, engine, span=Timespan.parse("10-"))
