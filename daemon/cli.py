@@ -149,8 +149,12 @@ def watch(
 
 @app.command()
 def enhance(
-    inputs: Annotated[list[Path], typer.Argument(help="Videos, pictures, or folders of either.", metavar="INPUT...")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="A file for one input; else a folder.")],
+    inputs: Annotated[
+        list[Path], typer.Argument(help="Videos, pictures, or folders of either; - is a pipe.", metavar="INPUT...")
+    ],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="A file for one input, or - for a pipe; else a folder.")
+    ],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")] = False,
     codec: Annotated[
         str | None, typer.Option(help="Video encoder, e.g. libx265; by default the source's kind.")
@@ -170,7 +174,9 @@ def enhance(
     preview: Annotated[
         int | None, typer.Option(min=1, max=200, help="Only write a PNG or JPEG of so many moments, before and after.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object an event on standard output.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object an event on standard output (error with -o -).")
+    ] = False,
     config: ConfigFile = None,
     engine: EngineName = None,
     model: ModelName = None,
@@ -190,6 +196,7 @@ def enhance(
     from .config import load_config
     from .events import telling
     from .files import enhance_files, preview_file
+    from .pipes import PIPE, piped
     from .timespan import Timespan
 
     if force and strength is not None:
@@ -200,7 +207,12 @@ def enhance(
     }
     start_logging("debug" if verbose else "error" if quiet else "warning")
     encoding = given(codec=codec, crf=crf, preset=preset, lossless=lossless or None)
-    with stopping() as stop, telling(sys.stdout if as_json else None) as events:
+    told = (sys.stderr if output == PIPE else sys.stdout) if as_json else None
+    with (
+        stopping() as stop,
+        telling(told) as events,
+        piped(inputs, output, stop.is_set) as (inputs, output),
+    ):
         settings = load_config(config, overrides)
         how: dict[str, Any] = {
             "overwrite": overwrite,
