@@ -201,6 +201,8 @@ def enhance(
 
     if force and strength is not None:
         raise typer.BadParameter("must not be given with --strength", param_hint="--force")
+    if preview and compare:
+        raise typer.BadParameter("must not be given with --preview, which compares anyway", param_hint="--compare")
     overrides = {
         "engine": given(name=engine, model=model, goal="throughput"),
         "restore": given(strength=1.0 if force else share(strength)),

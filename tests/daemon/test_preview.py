@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -144,3 +145,12 @@ def test_moments_are_of_the_range(tmp_path, engine):
     assert times == pytest.approx([1.25, 1.75], abs=0.05)
     with pytest.raises(SourceError, match="a range must have at least one frame"):
         preview(source, tmp_path / "none.png", 2, engine, span=Timespan.parse("10-"))
+
+
+def test_a_preview_is_no_video_of_before_and_after(tmp_path):
+    command = [sys.executable, "-m", "daemon", "enhance", "a.mp4", "-o", "b.png", "--preview", "3", "--compare", "side"]
+    answer = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, env={**os.environ, "COLUMNS": "300"}, cwd=REPOSITORY
+    )
+    assert answer.returncode == 2
+    assert "must not be given with --preview" in answer.stderr
