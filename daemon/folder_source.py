@@ -14,8 +14,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+import cv2
+import numpy as np
+
 from .errors import SourceError
-from .frame import Frame
+from .frame import Frame, Pixels
 from .pictures import SUFFIXES, PictureSource
 
 RATES: Final = (0.001, 1000)
@@ -58,7 +61,15 @@ class FolderSource:
                 if damaged <= _MOST_DAMAGE_LINES:
                     self.damage.append(str(error))
                 continue
-            yield replace(frame, seq=seq, pts=number, time_base=1 / self.rate, captured_ns=time.time_ns(), origin=None)
+            yield replace(
+                frame,
+                seq=seq,
+                pts=number,
+                time_base=1 / self.rate,
+                captured_ns=time.time_ns(),
+                pixels=_of_8_bits(frame.pixels),
+                origin=None,
+            )
             seq += 1
         if damaged > _MOST_DAMAGE_LINES:
             self.damage.append(f"{damaged - _MOST_DAMAGE_LINES} more pictures could not be read")
@@ -76,6 +87,11 @@ class FolderSource:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
+
+
+def _of_8_bits(pixels: Pixels) -> Pixels:
+    """What a stream carries."""
+    return pixels if pixels.dtype == np.uint8 else np.asarray(cv2.convertScaleAbs(pixels, alpha=1 / 257), np.uint8)
 
 
 def _pictures_of(folder: Path) -> list[Path]:
