@@ -24,7 +24,7 @@ from .pipeline import Pipeline
 from .segment_run import STOP_POLL_S, notes_on_depth
 from .strength import StrengthSetting
 from .timespan import Timespan
-from .video import Progress, VideoJob, VideoResult, restore_video
+from .video import Progress, VideoJob, VideoResult, refuse_losses, restore_video
 
 VIDEO_SUFFIXES: Final = (
     *(".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf"),
@@ -49,6 +49,7 @@ class Settings:
     strength: the share of the model's change that is let through, 0 to 1, or `auto`: as each frame's blur asks for.
     span: the part of a video that is written; None is all of it.
     comparison: how before and after are shown in each frame of a video; None shows what is restored only.
+    strict: what cannot keep all of its source is not made.
     """
 
     encoding: Encoding = field(default_factory=Encoding)
@@ -58,6 +59,7 @@ class Settings:
     strength: StrengthSetting = "auto"
     span: Timespan | None = None
     comparison: Comparison | None = None
+    strict: bool = False
 
 
 @dataclass(frozen=True)
@@ -175,6 +177,7 @@ def _restore_video(
             settings.strength,
             settings.span,
             settings.comparison,
+            settings.strict,
         ),
         engine,
         progress,
@@ -211,9 +214,11 @@ def _restore_picture(
                     raise KeyboardInterrupt
             if stream.error is not None:
                 raise stream.error
+            warnings = (*source.warnings, *notes_on_depth(source.depth, engine.spec), *writer.notes)
+            if settings.strict:
+                refuse_losses(job.target, [*source.damage, *warnings])
             writer.commit()
-    cut = notes_on_depth(source.depth, engine.spec)
-    return VideoResult(writer.frames, tuple(source.damage), (*source.warnings, *cut, *writer.notes))
+    return VideoResult(writer.frames, tuple(source.damage), warnings)
 
 
 def _make_folder(folder: Path) -> list[Path]:

@@ -60,6 +60,7 @@ def enhance_files(
     strength: StrengthSetting = "auto",
     span: Timespan | None = None,
     comparison: Comparison | None = None,
+    strict: bool = False,
     events: Events | None = None,
 ) -> bool:
     """Restore every input, so many `side_by_side`; True if all of them are whole.
@@ -76,6 +77,7 @@ def enhance_files(
         strength=strength,
         span=span,
         comparison=comparison,
+        strict=strict,
     )
     counts: Counter[str] = Counter()
     with (

@@ -44,6 +44,7 @@ def enhance(
     lossless: Annotated[bool, typer.Option("--lossless", help="Encode without any loss.")] = False,
     strength: StrengthShare = None,
     force: Annotated[bool, typer.Option("--force", help="Restore sharp frames, too: --strength 1.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Make nothing that cannot keep all of its source.")] = False,
     jobs: Annotated[int, typer.Option(min=1, help="Files that are restored side by side.")] = 1,
     span: Annotated[
         str | None, typer.Option("--range", help="Only this part of a video, e.g. 00:10-00:20.", metavar="START-END")
@@ -108,6 +109,6 @@ def enhance(
             whole = preview_file(inputs, output, preview, settings.engine, **how)
         else:
             whole = enhance_files(
-                inputs, output, settings.engine, encoding, side_by_side=jobs, comparison=compare, **how
+                inputs, output, settings.engine, encoding, side_by_side=jobs, comparison=compare, strict=strict, **how
             )
     raise typer.Exit(130 if stop.is_set() else 0 if whole else 1)

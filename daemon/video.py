@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -17,7 +17,7 @@ from engine.protocol import Engine
 from .assembly import Assembly, together
 from .compare import Comparison
 from .encoding import Encoding
-from .errors import DaemonError, SourceError, StorageError
+from .errors import DaemonError, SinkError, SourceError, StorageError
 from .fingerprint import encoder_fingerprint, file_fingerprint, node_fingerprint
 from .job import Job, is_begun, job_folder
 from .packet_file import PacketFile, is_whole
@@ -45,6 +45,7 @@ class VideoJob:
     strength: the share of the model's change that is let through, or `auto`.
     span: the part of the source that is written; None is all of it.
     comparison: how before and after are shown in each frame; None shows what is restored only.
+    strict: what cannot keep all of its source is not made.
     """
 
     source: Path
@@ -55,6 +56,7 @@ class VideoJob:
     strength: StrengthSetting = "auto"
     span: Timespan | None = None
     comparison: Comparison | None = None
+    strict: bool = False
 
 
 @dataclass(frozen=True)
@@ -147,8 +149,13 @@ def _restore(
 
 def _check_container(job: VideoJob, folder: Job, video: VideoSetup, window: Window | None) -> None:
     """Raise now what would come of the container or the encoder only when all is restored."""
-    with PartFile(job.target, source=job.source, overwrite=job.overwrite, folder=folder.folder) as part:
-        Assembly(job.source, part.path, job.target, video, window).__exit__(None, None, None)
+    with (
+        PartFile(job.target, source=job.source, overwrite=job.overwrite, folder=folder.folder) as part,
+        Assembly(job.source, part.path, job.target, video, window) as assembly,
+    ):
+        notes = together(assembly.notes)
+    if job.strict:
+        refuse_losses(job.target, notes)
 
 
 def _put_together(
@@ -181,10 +188,19 @@ def _put_together(
             segments=len(plan.segments),
             kept=kept,
         )
+        if job.strict:
+            refuse_losses(job.target, [*result.damage, *result.warnings])
         folder.note_result(part.path, asdict(result))
         part.commit()
     folder.remove()
     return result
+
+
+def refuse_losses(target: Path, losses: Sequence[str]) -> None:
+    """SinkError if there are any."""
+    if losses:
+        more = f"; and {len(losses) - 1} more" if len(losses) > 1 else ""
+        raise SinkError(f"{target}: must keep all of its source (--strict), but {losses[0]}{more}")
 
 
 def _shortened(lines: list[str]) -> tuple[str, ...]:

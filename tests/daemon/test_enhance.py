@@ -55,6 +55,28 @@ def test_progress_is_told_after_every_frame(tmp_path, engine):
     assert told == [(number, 12) for number in range(1, 13)]
 
 
+def test_strictly_nothing_is_made_that_would_lose_a_stream(tmp_path, engine):
+    source = clips.write_video(tmp_path / "a.mkv", count=5, audio="flac", codec="libvpx-vp9")
+    told: list[int] = []
+    with pytest.raises(SinkError, match=r"must keep all of its source \(--strict\), but stream 1 .* is left out"):
+        enhance(Job(source, tmp_path / "b.webm"), engine, Settings(strict=True), lambda done, _: told.append(done))
+    assert told == []  # before anything was restored
+    assert names_below(tmp_path) == ["a.mkv"]
+    assert enhance(Job(source, tmp_path / "b.mkv"), engine, Settings(strict=True)).warnings == ()
+
+
+def test_strictly_nothing_is_made_of_what_is_damaged(tmp_path, engine):
+    whole = clips.write_video(tmp_path / "a.mp4", count=50, container_options={"movflags": "+faststart"})
+    cut = clips.truncated(whole, 0.6)
+    before = names_below(tmp_path)
+    with pytest.raises(SinkError, match="did not decode .*; and 1 more"):
+        enhance(Job(cut, tmp_path / "b.mp4"), engine, Settings(strict=True))
+    (tmp_path / "c.jpg").write_bytes(cv2.imencode(".png", np.zeros((16, 16, 4), np.uint8))[1].tobytes())
+    with pytest.raises(SinkError, match="--strict"):
+        enhance(Job((tmp_path / "c.jpg").rename(tmp_path / "c.png"), tmp_path / "d.jpg"), engine, Settings(strict=True))
+    assert names_below(tmp_path) == sorted([*before, "c.png"])
+
+
 def test_a_cut_video_is_restored_as_far_as_it_goes(tmp_path, engine):
     whole = clips.write_video(tmp_path / "a.mp4", count=50, container_options={"movflags": "+faststart"}, audio="aac")
     cut = clips.truncated(whole, 0.6)
