@@ -15,6 +15,8 @@ from typing import Final, cast
 import av
 from av.sidedata.sidedata import SideData
 
+from engine.driver import why_no_gpu
+
 from .colour import assumed_matrix, colour_of
 from .errors import SinkError
 from .frame import Colour
@@ -33,15 +35,19 @@ _ENCODERS: Final = {
     "rawvideo": "ffv1",
     "utvideo": "ffv1",
 }
+_HARDWARE: Final = {"libx264": "h264_nvenc", "libx265": "hevc_nvenc", "libsvtav1": "av1_nvenc"}
 _LOSSLESS: Final[dict[str, dict[str, str]]] = {
     "libx264": {"qp": "0"},
     "libx265": {"x265-params": "lossless=1"},
     "libvpx-vp9": {"lossless": "1"},
     "ffv1": {},
+    "h264_nvenc": {"tune": "lossless"},
+    "hevc_nvenc": {"tune": "lossless"},
 }
 # Visually lossless, at the step from which more time buys nothing to see: at crf 17, 960x540 cost x264 22 ms a frame
 # with `faster`, 43 ms with `medium`, for 0.2 dB more in the same size; `veryfast` saved 4 ms and lost 1 dB.
 _CRF: Final = {"libx264": 17, "libx265": 15, "libsvtav1": 15, "libvpx-vp9": 15}
+_CQ: Final = {"h264_nvenc": 17, "hevc_nvenc": 17, "av1_nvenc": 20}  # of the same meaning
 # What an encoder makes may depend on how many threads it has, and must not depend on the machine: these make the same
 # packets in every run with so many threads, on one core too. Of others nobody knows that (mjpeg, for one, does not).
 THREADS: Final = 4
@@ -51,6 +57,7 @@ _OPTIONS: Final[dict[str, dict[str, str]]] = {
     "libsvtav1": {"preset": "8", "svtav1-params": f"lp={THREADS}"},
     "libvpx-vp9": {"b": "0", "deadline": "good", "cpu-used": "5", "row-mt": "1"},
     "ffv1": {"level": "3", "slicecrc": "1", "g": "1"},
+    **{encoder: {"preset": "p6", "tune": "hq", "rc": "vbr", "b": "0"} for encoder in _HARDWARE.values()},
 }
 _TAKES_CAPTIONS: Final = ("libx264", "libx265")
 _EVEN_CHROMA_ONLY: Final = ("libx264", "libx265")
@@ -67,12 +74,14 @@ class Encoding:
     crf: constant quality on the encoder's own scale; None is visually lossless.
     preset: speed against size, on the encoder's own scale.
     lossless: the encoder changes nothing at all.
+    hardware: the NVIDIA GPU encodes H.264, HEVC and AV1.
     """
 
     codec: str = "same"
     crf: float | None = None
     preset: str | None = None
     lossless: bool = False
+    hardware: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,6 +110,12 @@ def encoder_for(encoding: Encoding, source_codec: str) -> str:
         encoder = _ENCODERS.get(source_codec, "libx264")
     else:
         encoder = _ENCODERS.get(encoding.codec, encoding.codec)
+    if encoding.hardware:
+        if encoder not in _HARDWARE:
+            raise SinkError(f"an NVIDIA GPU encodes h264, hevc and av1, got {encoder}; choose one of them")
+        if why := why_no_gpu():
+            raise SinkError(f"encoding by the hardware needs an NVIDIA GPU: {why}")
+        encoder = _HARDWARE[encoder]
     try:
         if av.Codec(encoder, "w").type != "video":
             raise SinkError(f"codec must be one for video, got {encoding.codec!r}")
@@ -139,6 +154,8 @@ def setup_for(encoding: Encoding, encoder: str, container: str, first: av.VideoF
         x265 += [options.pop("x265-params")] if encoder == "libx265" else []
     elif encoder in _CRF:
         options["crf"] = str(_CRF[encoder] if encoding.crf is None else encoding.crf)
+    elif encoder in _CQ:
+        options["cq"] = str(_CQ[encoder] if encoding.crf is None else encoding.crf)
     if container == "avi":
         options["bf"] = "0"  # AVI has no times of presentation: players would show B-frames late
     if encoding.preset is not None:
@@ -150,7 +167,9 @@ def setup_for(encoding: Encoding, encoder: str, container: str, first: av.VideoF
         notes.append(f"HDR10 mastering data is lost: {encoder} does not take it")
     if encoder not in _TAKES_CAPTIONS and any(data.type.name == "A53_CC" for data in _side_data(first)):
         notes.append("closed captions inside the video are lost")
-    tag = "hvc1" if encoder == "libx265" and container in _MP4 else None  # Apple's players know no other
+    tag = (
+        "hvc1" if encoder in ("libx265", "hevc_nvenc") and container in _MP4 else None
+    )  # Apple's players know no other
     threads = THREADS if encoder in _ENCODERS.values() else 1
     return EncoderSetup(pix_fmt, colour, range_tag, options, threads, tag, tuple(notes))
 

@@ -42,6 +42,7 @@ def enhance(
     crf: Annotated[float | None, typer.Option(min=0, max=63, help="Quality of the encoder; smaller is better.")] = None,
     preset: Annotated[str | None, typer.Option(help="Speed of the encoder, e.g. slow.")] = None,
     lossless: Annotated[bool, typer.Option("--lossless", help="Encode without any loss.")] = False,
+    hardware: Annotated[bool, typer.Option("--hw", help="Let the NVIDIA GPU encode H.264, HEVC and AV1.")] = False,
     strength: StrengthShare = None,
     force: Annotated[bool, typer.Option("--force", help="Restore sharp frames, too: --strength 1.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Make nothing that cannot keep all of its source.")] = False,
@@ -89,7 +90,7 @@ def enhance(
         "restore": given(strength=1.0 if force else share(strength)),
     }
     start_logging("debug" if verbose else "error" if quiet else "warning")
-    encoding = given(codec=codec, crf=crf, preset=preset, lossless=lossless or None)
+    encoding = given(codec=codec, crf=crf, preset=preset, lossless=lossless or None, hardware=hardware or None)
     told = (sys.stderr if output == PIPE else sys.stdout) if as_json else None
     with (
         stopping() as stop,

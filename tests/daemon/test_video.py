@@ -19,6 +19,7 @@ from daemon.planes import Original
 from daemon.segment_writer import SegmentWriter
 from daemon.video import VideoJob, restore_video
 from daemon.video_setup import video_setup
+from engine.driver import why_no_gpu
 from engine.identity import IdentityEngine
 from engine.model import Manifest, Model
 from engine.protocol import EngineOptions
@@ -370,3 +371,30 @@ def streams_of(path):
             )
             for stream in container.streams
         ]
+
+
+def test_the_hardware_is_asked_only_for_what_it_encodes(tmp_path):
+    source = clips.write_video(tmp_path / "a.mkv", count=3)
+    with pytest.raises(SinkError, match="an NVIDIA GPU encodes h264, hevc and av1, got ffv1"):
+        copy(source, tmp_path / "b.mkv", Encoding("ffv1", hardware=True))
+    assert names_in(tmp_path) == ["a.mkv"]
+
+
+@pytest.mark.skipif(why_no_gpu() is None, reason="there is an NVIDIA GPU")
+def test_where_no_gpu_is_the_hardware_cannot_encode_and_says_so(tmp_path):
+    source = clips.write_video(tmp_path / "a.mkv", count=3)
+    with pytest.raises(SinkError, match="encoding by the hardware needs an NVIDIA GPU: "):
+        copy(source, tmp_path / "b.mkv", Encoding(hardware=True))
+    assert names_in(tmp_path) == ["a.mkv"]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("codec", ["h264", "hevc"])
+@pytest.mark.parametrize("lossless", [False, True])
+def test_the_hardware_encodes(tmp_path, codec, lossless):
+    source = clips.write_video(tmp_path / "a.mkv", count=30, width=256, height=192)
+    copy(source, tmp_path / "b.mkv", Encoding(codec, hardware=True, lossless=lossless))
+    assert clips.times_of(tmp_path / "b.mkv") == clips.times_of(source)
+    most = 0 if lossless else 20
+    for old, new in zip(clips.frames_of(source), clips.frames_of(tmp_path / "b.mkv"), strict=True):
+        assert np.abs(clips.planes_of(old)[0] - clips.planes_of(new)[0]).max() <= most
