@@ -69,7 +69,7 @@ def test_strictly_nothing_is_made_of_what_is_damaged(tmp_path, engine):
     whole = clips.write_video(tmp_path / "a.mp4", count=50, container_options={"movflags": "+faststart"})
     cut = clips.truncated(whole, 0.6)
     before = names_below(tmp_path)
-    with pytest.raises(SinkError, match="did not decode .*; and 1 more"):
+    with pytest.raises(SinkError, match=r"did not decode .*; and 1 more"):
         enhance(Job(cut, tmp_path / "b.mp4"), engine, Settings(strict=True))
     (tmp_path / "c.jpg").write_bytes(cv2.imencode(".png", np.zeros((16, 16, 4), np.uint8))[1].tobytes())
     with pytest.raises(SinkError, match="--strict"):
