@@ -64,8 +64,9 @@ def fails(router: zmq.Socket[bytes], path: Path | str) -> str:
 def another_daemon(endpoint: str, user: int = os.geteuid()) -> Iterator[subprocess.Popen[str]]:
     """A process of `user` that is bound to `endpoint`."""
     program = """
-        import os, sys, zmq
+        import codecs, os, sys, zmq
         from daemon.private_path import bind
+        codecs.lookup("ascii")  # which filelock needs: the other user may have no way to Python's own files
         os.setuid(int(sys.argv[2]))
         with zmq.Context() as context, context.socket(zmq.ROUTER) as router, bind(router, sys.argv[1]):
             print("bound", flush=True)
