@@ -208,7 +208,7 @@ def test_the_daemon_starts_while_an_engine_is_built_unless_it_shall_wait(
         Built.gate.set()
         engine = EngineConfig(name="built", model=brighten, precision="f32", tile_px=64, build=build)
         publish = PublishConfig(endpoint=f"ipc://{tmp_path}/{build}")
-        assert service.run(Config(engine=engine, publish=publish, streams=(clip,)), threading.Event()) == 0
+        assert service.run(Config(engine=engine, publish=(publish,), streams=(clip,)), threading.Event()) == 0
         assert said.count("built is being prepared") == 1
 
 
