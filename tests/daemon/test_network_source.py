@@ -11,7 +11,8 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from live_clips import decoded, make_clip, oversized, read_mark
+from live_clips import decoded, make_clip, oversized
+from live_reading import black_hole, numbers, taken
 from rtsp_server import Audio, Auth, Faults, RtspServer, Unknown, Video, self_signed
 
 from daemon.address import Address
@@ -31,14 +32,7 @@ def source_of(url: str, options: LiveOptions = USUAL, on_state=lambda _: None) -
 
 
 def take(count: int, url: str, options: LiveOptions = USUAL):
-    with source_of(url, options) as source:
-        frames = [frame for _, frame in zip(range(count), source, strict=False)]
-    assert len(frames) == count
-    return frames
-
-
-def numbers(frames) -> list[int]:
-    return [read_mark(frame.pixels).number for frame in frames]
+    return taken(count, source_of(url, options))
 
 
 def refusal(url: str, options: LiveOptions = SOON) -> str:
@@ -66,21 +60,6 @@ def silent_port():
     """A port that accepts connections, as a kernel does, and never says anything."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield listener.getsockname()[1]
-
-
-@contextmanager
-def black_hole():
-    """A port that does not even answer a connection: its queue is full."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        fillers = [socket.socket() for _ in range(4)]
-        for filler in fillers:
-            filler.setblocking(False)
-            filler.connect_ex(listener.getsockname())
-        yield listener.getsockname()[1]
-        for filler in fillers:
-            filler.close()
 
 
 # Frames

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from live_clips import decoded, make_clip, read_mark
+from live_clips import decoded, make_clip
+from live_reading import numbers, taken
 from rtp_payloads import media_lines, parameter_sets, payload_type, payloads
 from rtsp_server import Auth, RtspServer
 
@@ -37,14 +38,7 @@ def source_of(url: str, options: LiveOptions = USUAL) -> RtspSource:
 
 
 def take(count: int, url: str, options: LiveOptions = USUAL):
-    with source_of(url, options) as source:
-        frames = [frame for _, frame in zip(range(count), source, strict=False)]
-    assert len(frames) == count
-    return frames
-
-
-def numbers(frames) -> list[int]:
-    return [read_mark(frame.pixels).number for frame in frames]
+    return taken(count, source_of(url, options))
 
 
 def failure(url: str, options: LiveOptions = SOON) -> str:

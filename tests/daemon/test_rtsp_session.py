@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import socket
 import struct
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from live_clips import decoded, make_clip, read_mark
+from live_reading import black_hole, numbers, taken
 from rtsp_server import Audio, Auth, Faults, RtspServer, Video, self_signed
 
 from daemon.address import Address
@@ -36,14 +36,7 @@ def source_of(url: str, options: LiveOptions = USUAL, on_state=lambda _: None, *
 
 
 def take(count: int, url: str, options: LiveOptions = USUAL):
-    with source_of(url, options) as source:
-        frames = [frame for _, frame in zip(range(count), source, strict=False)]
-    assert len(frames) == count
-    return frames
-
-
-def numbers(frames) -> list[int]:
-    return [read_mark(frame.pixels).number for frame in frames]
+    return taken(count, source_of(url, options))
 
 
 def failure(url: str, options: LiveOptions = SOON, on_state=lambda _: None) -> str:
@@ -295,21 +288,6 @@ def test_hosts_that_are_not_there_are_told_apart():
 
 
 # The end, by choice
-
-
-@contextlib.contextmanager
-def black_hole():
-    """A port that does not even answer a connection: its queue is full."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        fillers = [socket.socket() for _ in range(4)]
-        for filler in fillers:
-            filler.setblocking(False)
-            filler.connect_ex(listener.getsockname())
-        yield listener.getsockname()[1]
-        for filler in fillers:
-            filler.close()
 
 
 def closes_in_time(source: RtspSource, begin) -> None:
